@@ -1,0 +1,3 @@
+//! The one binary: picks the program.
+
+fn main() {}
