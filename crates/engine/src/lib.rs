@@ -1,1 +1,13 @@
-//! To come.
+//! The world: threads, reactors, timers, rings and sockets. The only crate below the programs that
+//! reads clocks or starts threads.
+
+mod actor;
+mod net;
+mod reactor;
+mod sys;
+mod world;
+
+pub use actor::{Actor, ActorId, Cx, Next};
+pub use net::{Listener, Recv, Sent, Stream};
+pub use reactor::{Backend, Options, Reactor, Reactors, now};
+pub use world::{Keep, KeepDone, World};

@@ -1,0 +1,207 @@
+//! The seam of the control plane: a [`Handler`] makes resources of one kind real.
+//!
+//! Back-ends, middle-ends, front-ends and platform drivers all [`Install`] handlers, so the
+//! catalogue never learns what stands behind a kind.
+
+use crate::error::{Code, Error, Result};
+use crate::names::ResourceName;
+use blk::{Tally, Volume};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// A message that is a resource. Implemented by the build script for every message with a
+/// `google.api.resource` option.
+pub trait Resource: prost::Message + Default + Clone + Send + Sync + 'static {
+    /// The collection, as in `nullVolumes`.
+    const COLLECTION: &'static str;
+    /// The resource type, as in `opi_api.storage.v1/NullVolume`.
+    const TYPE: &'static str;
+}
+
+/// What a handler is asked to work on.
+#[derive(Clone)]
+pub struct Job {
+    /// The resource.
+    pub name: ResourceName,
+    /// True when the server starts, or brings back what a lost base took along: data that
+    /// existed must exist, and is never made anew.
+    pub replay: bool,
+    /// The volumes that the resource refers to, by the path of the referring field (as in
+    /// `spec.volume_name_ref`). One that is referred to and cannot be used now is absent.
+    pub volumes: BTreeMap<String, Arc<dyn Volume>>,
+}
+
+impl Job {
+    /// The volume behind a field, if it can be used now.
+    pub fn volume(&self, field: &str) -> Option<Arc<dyn Volume>> {
+        self.volumes.get(field).cloned()
+    }
+}
+
+/// How a resource is doing.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Health {
+    /// It serves.
+    #[default]
+    Online,
+    /// It does not, for the reason given, and is expected back.
+    Offline(String),
+}
+
+/// What can be seen of a resource at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// How it is doing.
+    pub health: Health,
+    /// What it counted; `None` for kinds that do no I/O.
+    pub stats: Option<Tally>,
+}
+
+/// How a kind uses the volumes it refers to.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Claim {
+    /// Others may use the volume too: front-ends.
+    #[default]
+    Shared,
+    /// Nobody else may: middle-ends.
+    Exclusive,
+}
+
+/// Makes resources of one kind real. Every method is idempotent: after a crash it is called again.
+pub trait Handler<R: Resource>: Send + Sync + 'static {
+    /// How this kind uses the volumes it refers to.
+    const CLAIM: Claim = Claim::Shared;
+
+    /// Checks a wish before anything is written. `old` is what exists, for an update. Must be
+    /// quick and without effects; runs on the catalogue's task.
+    fn admit(&self, name: &ResourceName, new: &R, old: Option<&R>) -> Result<()> {
+        let _ = (name, new, old);
+        Ok(())
+    }
+
+    /// Makes it so, and returns the resource with assigned fields filled in; that is what is
+    /// stored. Called for something that exists already (after a crash, or when a base came
+    /// back), it adjusts.
+    fn create(&self, job: Job, spec: R) -> impl Future<Output = Result<R>> + Send;
+
+    /// Changes it in place, and returns it as it is now.
+    fn update(&self, job: Job, old: R, new: R) -> impl Future<Output = Result<R>> + Send {
+        let _ = (old, new);
+        let name = job.name.to_string();
+        async move {
+            let text = format!("{name} cannot be changed in place: delete it and create it anew");
+            Err(Error::precondition(text).about(name))
+        }
+    }
+
+    /// Makes it gone; all I/O has ended when this returns. Removing what is gone succeeds.
+    fn delete(&self, name: ResourceName) -> impl Future<Output = Result<()>> + Send;
+
+    /// Fills the output-only fields of `resource` and tells how it is doing. Must be quick.
+    fn observe(&self, name: &ResourceName, resource: &mut R) -> Observed;
+
+    /// The volume behind a resource of this kind, for kinds that are volumes.
+    fn volume(&self, name: &ResourceName) -> Option<Arc<dyn Volume>> {
+        let _ = name;
+        None
+    }
+}
+
+/// Something that brings handlers: a volume type, a front-end, a platform driver.
+pub trait Install<W>: Sync {
+    /// Adds its handlers. `world` is what they work on.
+    fn install(&self, world: &W, handlers: &mut Handlers) -> Result<()>;
+}
+
+type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// A handler whose resources travel in their encoded form.
+pub trait Erased: Send + Sync {
+    /// [`Handler::CLAIM`].
+    fn claim(&self) -> Claim;
+    /// [`Handler::admit`].
+    fn admit(&self, name: &ResourceName, new: &[u8], old: Option<&[u8]>) -> Result<()>;
+    /// [`Handler::create`].
+    fn create(&self, job: Job, spec: Vec<u8>) -> Reply<'_, Vec<u8>>;
+    /// [`Handler::update`].
+    fn update(&self, job: Job, old: Vec<u8>, new: Vec<u8>) -> Reply<'_, Vec<u8>>;
+    /// [`Handler::delete`].
+    fn delete(&self, name: ResourceName) -> Reply<'_, ()>;
+    /// [`Handler::observe`]; also returns the resource with its output-only fields.
+    fn observe(&self, name: &ResourceName, resource: &[u8]) -> Result<(Vec<u8>, Observed)>;
+    /// [`Handler::volume`].
+    fn volume(&self, name: &ResourceName) -> Option<Arc<dyn Volume>>;
+}
+
+struct Typed<R, H>(H, std::marker::PhantomData<fn() -> R>);
+
+fn decode<R: Resource>(bytes: &[u8]) -> Result<R> {
+    R::decode(bytes).map_err(|e| {
+        Error::internal(format!("a stored {} cannot be decoded", R::TYPE)).caused_by(e)
+    })
+}
+
+impl<R: Resource, H: Handler<R>> Erased for Typed<R, H> {
+    fn claim(&self) -> Claim {
+        H::CLAIM
+    }
+    fn admit(&self, name: &ResourceName, new: &[u8], old: Option<&[u8]>) -> Result<()> {
+        let old = old.map(decode::<R>).transpose()?;
+        self.0.admit(name, &decode::<R>(new)?, old.as_ref())
+    }
+    fn create(&self, job: Job, spec: Vec<u8>) -> Reply<'_, Vec<u8>> {
+        Box::pin(async move {
+            Ok(self.0.create(job, decode::<R>(&spec)?).await?.encode_to_vec())
+        })
+    }
+    fn update(&self, job: Job, old: Vec<u8>, new: Vec<u8>) -> Reply<'_, Vec<u8>> {
+        Box::pin(async move {
+            let (old, new) = (decode::<R>(&old)?, decode::<R>(&new)?);
+            Ok(self.0.update(job, old, new).await?.encode_to_vec())
+        })
+    }
+    fn delete(&self, name: ResourceName) -> Reply<'_, ()> {
+        Box::pin(self.0.delete(name))
+    }
+    fn observe(&self, name: &ResourceName, resource: &[u8]) -> Result<(Vec<u8>, Observed)> {
+        let mut resource = decode::<R>(resource)?;
+        let observed = self.0.observe(name, &mut resource);
+        Ok((resource.encode_to_vec(), observed))
+    }
+    fn volume(&self, name: &ResourceName) -> Option<Arc<dyn Volume>> {
+        self.0.volume(name)
+    }
+}
+
+/// Which handler serves which collection.
+#[derive(Default)]
+pub struct Handlers(BTreeMap<&'static str, Arc<dyn Erased>>);
+
+impl Handlers {
+    /// Adds the handler of one kind. Two for one kind is a mistake in the configuration.
+    pub fn add<R: Resource>(&mut self, handler: impl Handler<R>) -> Result<()> {
+        let typed = Arc::new(Typed(handler, std::marker::PhantomData));
+        match self.0.insert(R::COLLECTION, typed) {
+            None => Ok(()),
+            Some(_) => {
+                let text = format!("two drivers bring a handler for {}", R::COLLECTION);
+                Err(Error::new(Code::AlreadyExists, text))
+            }
+        }
+    }
+
+    /// The collections that are served.
+    pub fn collections(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.0.keys().copied()
+    }
+
+    /// The handler of a collection, or UNIMPLEMENTED.
+    pub fn of(&self, collection: &str) -> Result<Arc<dyn Erased>> {
+        self.0.get(collection).cloned().ok_or_else(|| {
+            let text = format!("{collection} are not implemented on this platform");
+            Error::unimplemented(text)
+        })
+    }
+}
