@@ -85,7 +85,14 @@ impl Error {
     /// An error with only a code and a message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { code, message, resource: None, field: None, in_use_by: Vec::new(), source: None }
+        Self {
+            code,
+            message,
+            resource: None,
+            field: None,
+            in_use_by: Vec::new(),
+            source: None,
+        }
     }
 
     /// The field is wrong. The message is prefixed with the field's path.
@@ -149,6 +156,8 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|e| e as &(dyn StdError + 'static))
+        self.source
+            .as_deref()
+            .map(|e| e as &(dyn StdError + 'static))
     }
 }

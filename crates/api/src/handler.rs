@@ -153,7 +153,11 @@ impl<R: Resource, H: Handler<R>> Erased for Typed<R, H> {
     }
     fn create(&self, job: Job, spec: Vec<u8>) -> Reply<'_, Vec<u8>> {
         Box::pin(async move {
-            Ok(self.0.create(job, decode::<R>(&spec)?).await?.encode_to_vec())
+            Ok(self
+                .0
+                .create(job, decode::<R>(&spec)?)
+                .await?
+                .encode_to_vec())
         })
     }
     fn update(&self, job: Job, old: Vec<u8>, new: Vec<u8>) -> Reply<'_, Vec<u8>> {
