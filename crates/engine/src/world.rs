@@ -1,7 +1,8 @@
 //! What installers of handlers are given to work on.
 
 use crate::Reactors;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Waker;
 
 /// Called, on any thread, when a change is durable or has failed.
 pub type KeepDone = Box<dyn FnOnce(Result<(), String>) + Send>;
@@ -23,4 +24,47 @@ pub struct World {
     pub reactors: Reactors,
     /// Durable small values.
     pub keep: Arc<dyn Keep>,
+    /// Opened by the program once the stored resources are back after a start, each online or
+    /// listed with its reason. Until then no front-end lets a host in: a host that saw only some
+    /// of its namespaces would take the others for deleted.
+    pub restored: Arc<Latch>,
+}
+
+/// A door that is opened once and stays open.
+#[derive(Default)]
+pub struct Latch(Mutex<LatchState>);
+
+#[derive(Default)]
+struct LatchState {
+    open: bool,
+    waiting: Vec<Waker>,
+}
+
+impl Latch {
+    fn state(&self) -> MutexGuard<'_, LatchState> {
+        self.0.lock().expect("no holder of the latch panics")
+    }
+
+    /// Opens it, and wakes who waits. Doing so again changes nothing.
+    pub fn open(&self) {
+        let mut state = self.state();
+        state.open = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// True once it was opened. If not, `waker` is woken when it is.
+    pub fn is_open_or_wake(&self, waker: &Waker) -> bool {
+        let mut state = self.state();
+        if !state.open {
+            state.waiting.push(waker.clone());
+        }
+        state.open
+    }
+
+    /// True once it was opened.
+    pub fn is_open(&self) -> bool {
+        self.state().open
+    }
 }
