@@ -1,6 +1,9 @@
 //! The vocabulary of the control plane: OPI messages, the table of kinds, resource names, field
 //! masks, errors, and what a `Handler` is.
 
+#[cfg(feature = "grpc")]
+pub mod codec;
+pub mod comments;
 pub mod error;
 pub mod fields;
 pub mod handler;
