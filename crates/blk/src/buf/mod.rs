@@ -281,7 +281,27 @@ impl std::fmt::Debug for IoBuf {
 
 impl PartialEq for IoBuf {
     fn eq(&self, other: &Self) -> bool {
-        self.len == other.len && self.slices().flatten().eq(other.slices().flatten())
+        if self.len != other.len {
+            return false;
+        }
+        let (mut left, mut right) = (self.slices(), other.slices());
+        let (mut a, mut b): (&[u8], &[u8]) = (&[], &[]);
+        loop {
+            // Both have the same length, so both end together.
+            while a.is_empty() {
+                let Some(next) = left.next() else { return true };
+                a = next;
+            }
+            while b.is_empty() {
+                let Some(next) = right.next() else { return true };
+                b = next;
+            }
+            let part = a.len().min(b.len());
+            if a[..part] != b[..part] {
+                return false;
+            }
+            (a, b) = (&a[part..], &b[part..]);
+        }
     }
 }
 
