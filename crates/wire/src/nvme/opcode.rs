@@ -42,11 +42,17 @@ bitflags! {
         const NAMESPACE_INVENTORY = 1 << 3;
         /// CCC: it may change the capabilities of the controller.
         const CONTROLLER_CAPABILITY = 1 << 4;
+        /// CSP bit 0: it acts on a namespace.
+        const NAMESPACE_SCOPE = 1 << 20;
+        /// CSP bit 1: it acts on the controller.
+        const CONTROLLER_SCOPE = 1 << 21;
     }
 }
 
-const READS: Effects = Effects::SUPPORTED;
-const WRITES: Effects = Effects::SUPPORTED.union(Effects::BLOCK_CONTENT);
+const CONTROLLER: Effects = Effects::SUPPORTED.union(Effects::CONTROLLER_SCOPE);
+const EITHER: Effects = CONTROLLER.union(Effects::NAMESPACE_SCOPE);
+const READS: Effects = Effects::SUPPORTED.union(Effects::NAMESPACE_SCOPE);
+const WRITES: Effects = READS.union(Effects::BLOCK_CONTENT);
 
 macro_rules! commands {
     (
@@ -97,13 +103,13 @@ macro_rules! commands {
 commands! {
     /// Admin commands (NVMe Base 2.1, 5). Fabrics commands have [`FABRICS`] and their own types.
     AdminOpcode;
-    GetLogPage = 0x02, "Get Log Page", ToHost, READS;
-    Identify = 0x06, "Identify", ToHost, READS;
-    Abort = 0x08, "Abort", None, READS;
-    SetFeatures = 0x09, "Set Features", ToController, READS;
-    GetFeatures = 0x0a, "Get Features", ToHost, READS;
-    AsyncEventRequest = 0x0c, "Asynchronous Event Request", None, READS;
-    KeepAlive = 0x18, "Keep Alive", None, READS;
+    GetLogPage = 0x02, "Get Log Page", ToHost, EITHER;
+    Identify = 0x06, "Identify", ToHost, EITHER;
+    Abort = 0x08, "Abort", None, CONTROLLER;
+    SetFeatures = 0x09, "Set Features", ToController, EITHER;
+    GetFeatures = 0x0a, "Get Features", ToHost, EITHER;
+    AsyncEventRequest = 0x0c, "Asynchronous Event Request", None, CONTROLLER;
+    KeepAlive = 0x18, "Keep Alive", None, CONTROLLER;
 }
 
 commands! {

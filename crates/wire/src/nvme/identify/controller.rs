@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(text::trimmed(&id.sn), "SPDK00000000000001");
         assert_eq!(text::trimmed(&id.mn), "SPDK bdev Controller");
         assert_eq!(text::trimmed(&id.fr), "26.09");
-        assert_eq!((id.rab, id.ieee, id.mdts), (6, [0x5c, 0xd2, 0xe4], 5));
+        assert_eq!((id.rab, id.ieee, id.mdts), (6, [0xe4, 0xd2, 0x5c], 5));
         assert_eq!(id.ver.get(), 0x0002_0000);
         assert_eq!(id.ctratt.get() & ctratt::HOST_ID_128, 1);
         assert_eq!((id.acl, id.aerl, id.elpe, id.kas.get()), (3, 3, 127, 100));

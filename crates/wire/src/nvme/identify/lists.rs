@@ -198,8 +198,6 @@ mod tests {
             0x11, 0x11, 0x11, 0x11, 0x22, 0x22, 0x33, 0x33, 0x44, 0x44, 0x55, 0x55, 0x55, 0x55,
             0x55, 0x55,
         ];
-        assert!(list.contains(&Descriptor::Nguid(id)));
-        assert!(list.contains(&Descriptor::Uuid(id)));
-        assert!(list.contains(&Descriptor::CommandSet(0)));
+        assert_eq!(list, [Descriptor::Nguid(id), Descriptor::Uuid(id)]);
     }
 }
