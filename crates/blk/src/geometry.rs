@@ -43,7 +43,11 @@ impl Geometry {
             block_bytes,
             blocks,
             metadata_bytes: 0,
-            identity: Identity { uuid: [0; 16], nguid: [0; 16], eui64: [0; 8] },
+            identity: Identity {
+                uuid: [0; 16],
+                nguid: [0; 16],
+                eui64: [0; 8],
+            },
             atomic_blocks: 1,
             write_cache: false,
             thin: false,
@@ -73,7 +77,11 @@ impl Geometry {
         if io.op == Op::Flush {
             return Ok(());
         }
-        let end = io.lba.0.checked_add(u64::from(io.blocks)).ok_or(IoError::OutOfRange)?;
+        let end = io
+            .lba
+            .0
+            .checked_add(u64::from(io.blocks))
+            .ok_or(IoError::OutOfRange)?;
         if end > self.blocks {
             return Err(IoError::OutOfRange);
         }
@@ -83,7 +91,11 @@ impl Geometry {
             Op::Write | Op::Compare => io.buf.len() == wanted,
             Op::Unmap | Op::WriteZeroes | Op::Flush => true,
         };
-        if fits { Ok(()) } else { Err(IoError::Misaligned) }
+        if fits {
+            Ok(())
+        } else {
+            Err(IoError::Misaligned)
+        }
     }
 }
 

@@ -26,8 +26,14 @@ pub enum Op {
 
 impl Op {
     /// All of them, in the order that counters use.
-    pub const ALL: [Self; 6] =
-        [Self::Read, Self::Write, Self::Flush, Self::Unmap, Self::WriteZeroes, Self::Compare];
+    pub const ALL: [Self; 6] = [
+        Self::Read,
+        Self::Write,
+        Self::Flush,
+        Self::Unmap,
+        Self::WriteZeroes,
+        Self::Compare,
+    ];
 
     /// The place of this operation in [`Op::ALL`].
     pub const fn index(self) -> usize {
@@ -93,7 +99,15 @@ pub struct Done {
 impl Io {
     /// A request for `blocks` blocks from `lba` on.
     pub fn new(op: Op, lba: Lba, blocks: u32, buf: IoBuf, tag: u64) -> Self {
-        Self { op, lba, blocks, fua: false, buf, tag, bomb: Bomb }
+        Self {
+            op,
+            lba,
+            blocks,
+            fua: false,
+            buf,
+            tag,
+            bomb: Bomb,
+        }
     }
 
     /// A request to make all completed writes durable.
@@ -109,9 +123,25 @@ impl Io {
 
     /// Turns the request into its outcome.
     pub fn finish(self, result: Result<(), IoError>) -> Done {
-        let Self { op, lba, blocks, fua, buf, tag, bomb } = self;
+        let Self {
+            op,
+            lba,
+            blocks,
+            fua,
+            buf,
+            tag,
+            bomb,
+        } = self;
         std::mem::forget(bomb);
-        Done { op, lba, blocks, fua, buf, tag, result }
+        Done {
+            op,
+            lba,
+            blocks,
+            fua,
+            buf,
+            tag,
+            result,
+        }
     }
 }
 

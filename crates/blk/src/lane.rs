@@ -61,7 +61,11 @@ impl Subscribers {
 
     /// Tells all that are still there.
     pub fn wake(&self) {
-        let all = self.0.lock().expect("no subscriber list holder panics").clone();
+        let all = self
+            .0
+            .lock()
+            .expect("no subscriber list holder panics")
+            .clone();
         for one in all.iter().filter_map(Weak::upgrade) {
             one.changed();
         }

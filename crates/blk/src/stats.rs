@@ -155,14 +155,17 @@ impl Counters {
             bump(&own.errors, 1);
         }
         bump(&own.ns, latency.0);
-        let buckets = own.latency.get_or_init(|| Box::new([const { AtomicU64::new(0) }; BUCKETS]));
+        let buckets = own
+            .latency
+            .get_or_init(|| Box::new([const { AtomicU64::new(0) }; BUCKETS]));
         bump(&buckets[bucket_of(latency)], 1);
         bump(&self.ended, 1);
     }
 
     /// The writer is gone; [`Stats`] may fold these counters into the past.
     pub fn close(&self) {
-        self.closed.store(true, std::sync::atomic::Ordering::Release);
+        self.closed
+            .store(true, std::sync::atomic::Ordering::Release);
     }
 
     fn tally(&self) -> Tally {
@@ -307,7 +310,8 @@ impl Lane for CountedLane {
             self.free.push(one.tag as u32);
             one.tag = tag;
             let bytes = u64::from(one.blocks) * self.block_bytes;
-            self.counters.end(one.op, bytes, one.result.is_ok(), now.since(start));
+            self.counters
+                .end(one.op, bytes, one.result.is_ok(), now.since(start));
         }
     }
 
@@ -330,8 +334,14 @@ mod tests {
     fn every_latency_lies_below_the_bound_of_its_bucket_and_above_the_one_before() {
         for ns in (0..60).flat_map(|bit| [1_u64 << bit, (1 << bit) + 1, (1 << bit) * 7 / 4]) {
             let bucket = bucket_of(Nanos(ns));
-            assert!(ns < bucket_upper_ns(bucket) || bucket == BUCKETS - 1, "{ns} {bucket}");
-            assert!(bucket == 0 || ns >= bucket_upper_ns(bucket - 1), "{ns} {bucket}");
+            assert!(
+                ns < bucket_upper_ns(bucket) || bucket == BUCKETS - 1,
+                "{ns} {bucket}"
+            );
+            assert!(
+                bucket == 0 || ns >= bucket_upper_ns(bucket - 1),
+                "{ns} {bucket}"
+            );
         }
     }
 
@@ -346,7 +356,10 @@ mod tests {
         counters.end(Op::Read, 4096, false, Nanos::from_micros(3));
         counters.close();
         let tally = stats.tally();
-        assert_eq!((tally.op(Op::Read).ops, tally.op(Op::Read).bytes), (2, 4096));
+        assert_eq!(
+            (tally.op(Op::Read).ops, tally.op(Op::Read).bytes),
+            (2, 4096)
+        );
         assert_eq!((tally.op(Op::Read).errors, tally.in_flight), (1, 0));
         assert_eq!(stats.tally(), tally);
         assert_eq!(tally.op(Op::Read).latency.quantile_ns(0.5), 3072);

@@ -67,7 +67,7 @@ impl Cx<'_> {
 
     /// Ends [`Cx::watch`]; to be called before the descriptor is closed.
     pub fn unwatch(&mut self, fd: BorrowedFd<'_>) {
-        self.local.unwatch(fd.as_raw_fd());
+        self.local.unwatch(fd.as_raw_fd(), self.id);
     }
 }
 

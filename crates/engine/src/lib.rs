@@ -10,4 +10,4 @@ mod world;
 pub use actor::{Actor, ActorId, Cx, Next};
 pub use net::{Listener, Recv, Sent, Stream};
 pub use reactor::{Backend, Options, Reactor, Reactors, now};
-pub use world::{Keep, KeepDone, World};
+pub use world::{Keep, KeepDone, Latch, World};

@@ -8,7 +8,11 @@ const ARENA_BYTES: usize = 16 << 10;
 
 enum Part {
     /// So many bytes of the arena block at the front of the queue order.
-    Bytes { block: usize, start: usize, len: usize },
+    Bytes {
+        block: usize,
+        start: usize,
+        len: usize,
+    },
     Data(IoBuf),
 }
 
@@ -49,7 +53,11 @@ impl Gather {
         if bytes.is_empty() {
             return;
         }
-        if self.blocks.back().is_none_or(|b| b.len() + bytes.len() > ARENA_BYTES) {
+        if self
+            .blocks
+            .back()
+            .is_none_or(|b| b.len() + bytes.len() > ARENA_BYTES)
+        {
             self.blocks.push_back(Vec::with_capacity(ARENA_BYTES));
         }
         let block = self.first_block + self.blocks.len() - 1;
@@ -58,10 +66,18 @@ impl Gather {
         arena.extend_from_slice(bytes);
         self.len += bytes.len();
         match self.parts.back_mut() {
-            Some(Part::Bytes { block: b, start: s, len }) if *b == block && *s + *len == start => {
+            Some(Part::Bytes {
+                block: b,
+                start: s,
+                len,
+            }) if *b == block && *s + *len == start => {
                 *len += bytes.len();
             }
-            _ => self.parts.push_back(Part::Bytes { block, start, len: bytes.len() }),
+            _ => self.parts.push_back(Part::Bytes {
+                block,
+                start,
+                len: bytes.len(),
+            }),
         }
     }
 

@@ -46,7 +46,9 @@ impl Segment {
     }
 
     fn bytes_mut(&mut self) -> Option<&mut [u8]> {
-        let Owner::Page(page) = &mut self.owner else { return None };
+        let Owner::Page(page) = &mut self.owner else {
+            return None;
+        };
         page.get_mut()?;
         // SAFETY: the page is unique (checked above) and its only reference is mutably borrowed
         // through `self`; the range lies inside it.
@@ -103,10 +105,17 @@ impl IoBuf {
     }
 
     fn page_segment(page: PageRef, range: Range<usize>) -> Segment {
-        assert!(range.start <= range.end && range.end <= PAGE_BYTES, "the range lies in the page");
+        assert!(
+            range.start <= range.end && range.end <= PAGE_BYTES,
+            "the range lies in the page"
+        );
         // SAFETY: `start` is at most one past the end of the page.
         let start = unsafe { page.pointer().add(range.start) };
-        Segment { start, len: range.len() as u32, owner: Owner::Page(page) }
+        Segment {
+            start,
+            len: range.len() as u32,
+            owner: Owner::Page(page),
+        }
     }
 
     /// Adds a part of a page at the end.
@@ -122,7 +131,11 @@ impl IoBuf {
     pub fn push_zeroes(&mut self, len: usize) {
         let bytes = &ZEROES[..len];
         let start = NonNull::from(bytes).cast::<u8>();
-        self.segments.push(Segment { start, len: len as u32, owner: Owner::Zeroes });
+        self.segments.push(Segment {
+            start,
+            len: len as u32,
+            owner: Owner::Zeroes,
+        });
         self.len += len;
     }
 
@@ -154,7 +167,9 @@ impl IoBuf {
 
     /// True if every byte can be written: the pages belong to this buffer alone.
     pub fn is_exclusive(&self) -> bool {
-        self.segments.iter().all(|s| matches!(&s.owner, Owner::Page(page) if page.is_unique()))
+        self.segments
+            .iter()
+            .all(|s| matches!(&s.owner, Owner::Page(page) if page.is_unique()))
     }
 
     /// The segments for writing, in order; `None` stands for one that is shared.
@@ -180,7 +195,10 @@ impl IoBuf {
     /// # Panics
     /// If the range lies outside the buffer.
     pub fn slice(&self, range: Range<usize>) -> Self {
-        assert!(range.start <= range.end && range.end <= self.len, "the range lies in the buffer");
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "the range lies in the buffer"
+        );
         let mut part = Self::empty();
         let mut at = 0;
         for segment in &self.segments {
@@ -191,7 +209,11 @@ impl IoBuf {
                 // SAFETY: `from - at` is less than the segment's length.
                 let start = unsafe { segment.start.add(from - at) };
                 let owner = segment.owner.clone();
-                part.segments.push(Segment { start, len: (to - from) as u32, owner });
+                part.segments.push(Segment {
+                    start,
+                    len: (to - from) as u32,
+                    owner,
+                });
                 part.len += to - from;
             }
             at += len;
@@ -204,7 +226,10 @@ impl IoBuf {
     /// # Panics
     /// If they lie outside the buffer.
     pub fn copy_to(&self, offset: usize, out: &mut [u8]) {
-        assert!(offset + out.len() <= self.len, "the range lies in the buffer");
+        assert!(
+            offset + out.len() <= self.len,
+            "the range lies in the buffer"
+        );
         let (mut skip, mut filled) = (offset, 0);
         for bytes in self.slices() {
             if filled == out.len() {
@@ -225,7 +250,10 @@ impl IoBuf {
     /// # Panics
     /// If they do not fit, or if a segment in the way is shared.
     pub fn copy_from(&mut self, offset: usize, bytes: &[u8]) {
-        assert!(offset + bytes.len() <= self.len, "the range lies in the buffer");
+        assert!(
+            offset + bytes.len() <= self.len,
+            "the range lies in the buffer"
+        );
         let (mut skip, mut used) = (offset, 0);
         for segment in &mut self.segments {
             if used == bytes.len() {
@@ -236,7 +264,9 @@ impl IoBuf {
                 skip -= len;
                 continue;
             }
-            let out = segment.bytes_mut().expect("only exclusive buffers are written");
+            let out = segment
+                .bytes_mut()
+                .expect("only exclusive buffers are written");
             let part = (len - skip).min(bytes.len() - used);
             out[skip..skip + part].copy_from_slice(&bytes[used..used + part]);
             (used, skip) = (used + part, 0);
@@ -268,14 +298,22 @@ impl IoBuf {
     /// # Panics
     /// If a segment is shared: the kernel must not change what others read.
     pub fn pieces_mut(&mut self, offset: usize, mut out: impl FnMut(*mut u8, usize)) {
-        assert!(self.is_exclusive(), "the kernel writes exclusive buffers only");
+        assert!(
+            self.is_exclusive(),
+            "the kernel writes exclusive buffers only"
+        );
         self.pieces(offset, |start, len| out(start.cast_mut(), len));
     }
 }
 
 impl std::fmt::Debug for IoBuf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "IoBuf({} bytes in {} segments)", self.len, self.segments.len())
+        write!(
+            f,
+            "IoBuf({} bytes in {} segments)",
+            self.len,
+            self.segments.len()
+        )
     }
 }
 
@@ -293,7 +331,9 @@ impl PartialEq for IoBuf {
                 a = next;
             }
             while b.is_empty() {
-                let Some(next) = right.next() else { return true };
+                let Some(next) = right.next() else {
+                    return true;
+                };
                 b = next;
             }
             let part = a.len().min(b.len());

@@ -34,7 +34,10 @@ struct Spare {
     cold: Vec<usize>,
 }
 
-static SPARE: Mutex<Spare> = Mutex::new(Spare { warm: Vec::new(), cold: Vec::new() });
+static SPARE: Mutex<Spare> = Mutex::new(Spare {
+    warm: Vec::new(),
+    cold: Vec::new(),
+});
 static SLABS: AtomicUsize = AtomicUsize::new(0);
 
 struct Cache(Vec<usize>);
@@ -89,7 +92,11 @@ fn refill(cache: &mut Vec<usize>) {
             handle_alloc_error(layout);
         }
         SLABS.fetch_add(1, Ordering::Relaxed);
-        cache.extend((1..SLAB_BYTES / PAGE_BYTES).rev().map(|i| slab as usize + i * PAGE_BYTES));
+        cache.extend(
+            (1..SLAB_BYTES / PAGE_BYTES)
+                .rev()
+                .map(|i| slab as usize + i * PAGE_BYTES),
+        );
     }
 }
 
@@ -190,7 +197,10 @@ impl PageRef {
 impl Clone for PageRef {
     fn clone(&self) -> Self {
         let before = self.count().fetch_add(1, Ordering::Relaxed);
-        assert!(before < u32::MAX / 2, "a page has two thousand million references");
+        assert!(
+            before < u32::MAX / 2,
+            "a page has two thousand million references"
+        );
         Self(self.0)
     }
 }
@@ -231,7 +241,12 @@ impl PageSlot {
             if seen & LOCKED == 0
                 && self
                     .0
-                    .compare_exchange_weak(seen, seen | LOCKED, Ordering::Acquire, Ordering::Relaxed)
+                    .compare_exchange_weak(
+                        seen,
+                        seen | LOCKED,
+                        Ordering::Acquire,
+                        Ordering::Relaxed,
+                    )
                     .is_ok()
             {
                 return seen;
@@ -278,11 +293,16 @@ impl PageSlot {
             Some(page) if page.is_unique() => page,
             Some(shared) => {
                 let mut copy = PageRef::alloc();
-                copy.get_mut().expect("a fresh page is unique").copy_from_slice(shared.bytes());
+                copy.get_mut()
+                    .expect("a fresh page is unique")
+                    .copy_from_slice(shared.bytes());
                 copy
             }
         };
-        change(page.get_mut().expect("the page is fresh, or unique and its slot locked"));
+        change(
+            page.get_mut()
+                .expect("the page is fresh, or unique and its slot locked"),
+        );
         self.unlock(page.into_address());
     }
 
@@ -348,7 +368,11 @@ mod tests {
         let bytes = pool_bytes();
         drop(before);
         let after: Vec<PageRef> = (0..90_000).map(|_| PageRef::alloc()).collect();
-        assert!(pool_bytes() <= bytes + 64 * SLAB_BYTES, "{} {bytes}", pool_bytes());
+        assert!(
+            pool_bytes() <= bytes + 64 * SLAB_BYTES,
+            "{} {bytes}",
+            pool_bytes()
+        );
         drop(after);
     }
 }

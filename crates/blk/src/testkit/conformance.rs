@@ -17,7 +17,11 @@ pub struct Profile {
 
 impl Default for Profile {
     fn default() -> Self {
-        Self { keeps_data: true, steps: 2_000, seed: 0x0905_2026 }
+        Self {
+            keeps_data: true,
+            steps: 2_000,
+            seed: 0x0905_2026,
+        }
     }
 }
 
@@ -46,7 +50,10 @@ fn noise(geometry: &Geometry, blocks: u32, random: &mut Random) -> Vec<u8> {
 
 fn write(lane: &mut dyn Lane, lba: u64, bytes: &[u8], stride: usize) {
     let blocks = (bytes.len() / stride) as u32;
-    let done = run(lane, Io::new(Op::Write, Lba(lba), blocks, IoBuf::from_slice(bytes), 1));
+    let done = run(
+        lane,
+        Io::new(Op::Write, Lba(lba), blocks, IoBuf::from_slice(bytes), 1),
+    );
     assert_eq!(done.result, Ok(()), "write of {blocks} blocks at {lba}");
 }
 
@@ -61,13 +68,29 @@ fn bounds(volume: &dyn Volume) {
     let mut lane = volume.open_lane(&mut SimHome::default());
     let last = geometry.blocks - 1;
     for op in [Op::Read, Op::Write, Op::Unmap, Op::WriteZeroes, Op::Compare] {
-        for (lba, blocks) in [(geometry.blocks, 1), (last, 2), (u64::MAX, 1), (u64::MAX - 1, 8)] {
+        for (lba, blocks) in [
+            (geometry.blocks, 1),
+            (last, 2),
+            (u64::MAX, 1),
+            (u64::MAX - 1, 8),
+        ] {
             let needs = matches!(op, Op::Write | Op::Compare | Op::Read);
-            let bytes = if needs { geometry.transfer_bytes(blocks) } else { 0 };
+            let bytes = if needs {
+                geometry.transfer_bytes(blocks)
+            } else {
+                0
+            };
             let buf = IoBuf::alloc(bytes);
             let done = run(&mut *lane, Io::new(op, Lba(lba), blocks, buf, 5));
-            assert_eq!(done.result, Err(IoError::OutOfRange), "{op:?} {blocks} at {lba}");
-            assert_eq!((done.op, done.lba, done.blocks, done.tag), (op, Lba(lba), blocks, 5));
+            assert_eq!(
+                done.result,
+                Err(IoError::OutOfRange),
+                "{op:?} {blocks} at {lba}"
+            );
+            assert_eq!(
+                (done.op, done.lba, done.blocks, done.tag),
+                (op, Lba(lba), blocks, 5)
+            );
         }
     }
 }
@@ -78,7 +101,11 @@ fn overflow(volume: &dyn Volume) {
     let short = IoBuf::alloc(geometry.transfer_bytes(2) - 1);
     for op in [Op::Write, Op::Compare, Op::Read] {
         let done = run(&mut *lane, Io::new(op, Lba(0), 2, short.clone(), 6));
-        assert_eq!(done.result, Err(IoError::Misaligned), "{op:?} with a short buffer");
+        assert_eq!(
+            done.result,
+            Err(IoError::Misaligned),
+            "{op:?} with a short buffer"
+        );
     }
 }
 
@@ -103,7 +130,10 @@ fn all_come_back(volume: &dyn Volume, profile: Profile) {
         let blocks = u32::from(op != Op::Flush);
         lane.submit(Nanos(tag), Io::new(op, lba, blocks, buf, tag));
     }
-    let mut tags: Vec<u64> = wait_for(&mut *lane, count as usize).iter().map(|d| d.tag).collect();
+    let mut tags: Vec<u64> = wait_for(&mut *lane, count as usize)
+        .iter()
+        .map(|d| d.tag)
+        .collect();
     tags.sort_unstable();
     assert!(tags.into_iter().eq(0..count), "each tag comes back once");
 }
@@ -117,13 +147,19 @@ fn two_lanes_see_one_volume(volume: &dyn Volume, profile: Profile) {
     write(&mut *one, 3, &bytes, geometry.stride() as usize);
     let seen = read(&mut *two, 3, 1, IoBuf::empty());
     assert_eq!(seen.len(), bytes.len());
-    assert!(!profile.keeps_data || seen == bytes, "a second lane sees the write of the first");
+    assert!(
+        !profile.keeps_data || seen == bytes,
+        "a second lane sees the write of the first"
+    );
 }
 
 fn starts_as_zeroes(volume: &dyn Volume) {
     let mut lane = volume.open_lane(&mut SimHome::default());
     let bytes = read(&mut *lane, 0, 8, IoBuf::empty());
-    assert!(bytes.iter().all(|&b| b == 0), "a new volume reads as zeroes");
+    assert!(
+        bytes.iter().all(|&b| b == 0),
+        "a new volume reads as zeroes"
+    );
 }
 
 /// Random operations of random sizes, with each answer checked against a vector of bytes.
@@ -138,7 +174,10 @@ fn like_memory(volume: &dyn Volume, profile: Profile) {
         let lba = random.below(span);
         let blocks = (1 + random.below((span - lba).min(40))) as u32;
         let range = lba as usize * stride..(lba as usize + blocks as usize) * stride;
-        let what = format!("seed {} step {step}: {blocks} blocks at {lba}", profile.seed);
+        let what = format!(
+            "seed {} step {step}: {blocks} blocks at {lba}",
+            profile.seed
+        );
         match random.below(8) {
             0..3 => {
                 let bytes = noise(&geometry, blocks, &mut random);
@@ -149,15 +188,26 @@ fn like_memory(volume: &dyn Volume, profile: Profile) {
                 assert_eq!(done.result, Ok(()), "write, {what}");
             }
             3 => {
-                let op = if random.below(2) == 0 { Op::Unmap } else { Op::WriteZeroes };
+                let op = if random.below(2) == 0 {
+                    Op::Unmap
+                } else {
+                    Op::WriteZeroes
+                };
                 model[range].fill(0);
                 let done = run(&mut *lane, Io::new(op, Lba(lba), blocks, IoBuf::empty(), 0));
                 assert_eq!(done.result, Ok(()), "{op:?}, {what}");
             }
-            4 => assert_eq!(run(&mut *lane, Io::flush(0)).result, Ok(()), "flush, {what}"),
+            4 => assert_eq!(
+                run(&mut *lane, Io::flush(0)).result,
+                Ok(()),
+                "flush, {what}"
+            ),
             5 => {
                 let given = IoBuf::alloc(geometry.transfer_bytes(blocks));
-                assert!(read(&mut *lane, lba, blocks, given) == model[range], "read, {what}");
+                assert!(
+                    read(&mut *lane, lba, blocks, given) == model[range],
+                    "read, {what}"
+                );
             }
             _ => {
                 let seen = read(&mut *lane, lba, blocks, IoBuf::empty());
@@ -166,7 +216,11 @@ fn like_memory(volume: &dyn Volume, profile: Profile) {
         }
     }
     let all = read(&mut *lane, 0, span as u32, IoBuf::empty());
-    assert!(all == model, "the whole volume at the end, seed {}", profile.seed);
+    assert!(
+        all == model,
+        "the whole volume at the end, seed {}",
+        profile.seed
+    );
 }
 
 fn compare_tells_the_truth(volume: &dyn Volume) {
@@ -177,5 +231,8 @@ fn compare_tells_the_truth(volume: &dyn Volume) {
     let compare = |bytes: &[u8]| Io::new(Op::Compare, Lba(5), 3, IoBuf::from_slice(bytes), 0);
     assert_eq!(run(&mut *lane, compare(&bytes)).result, Ok(()));
     *bytes.last_mut().expect("three blocks are not empty") ^= 1;
-    assert_eq!(run(&mut *lane, compare(&bytes)).result, Err(IoError::Miscompare));
+    assert_eq!(
+        run(&mut *lane, compare(&bytes)).result,
+        Err(IoError::Miscompare)
+    );
 }

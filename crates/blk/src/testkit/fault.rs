@@ -29,7 +29,11 @@ pub struct FaultVolume {
 impl FaultVolume {
     /// A volume without a fault yet.
     pub fn new(inner: Arc<dyn Volume>) -> Self {
-        Self { inner, fault: Arc::default(), count: Arc::default() }
+        Self {
+            inner,
+            fault: Arc::default(),
+            count: Arc::default(),
+        }
     }
 
     /// Sets or lifts the fault.

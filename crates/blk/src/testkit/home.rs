@@ -23,7 +23,12 @@ impl Home for SimHome {
 
     fn open_file(&mut self, file: Arc<File>) -> io::Result<Box<dyn FileQueue>> {
         let fail_from = self.fail_files_from.unwrap_or(u64::MAX);
-        Ok(Box::new(SimFile { file, done: Vec::new(), count: 0, fail_from }))
+        Ok(Box::new(SimFile {
+            file,
+            done: Vec::new(),
+            count: 0,
+            fail_from,
+        }))
     }
 }
 
@@ -68,7 +73,12 @@ mod sys {
 
 impl FileQueue for SimFile {
     fn submit(&mut self, io: FileIo) {
-        let FileIo { op, offset, mut buf, token } = io;
+        let FileIo {
+            op,
+            offset,
+            mut buf,
+            token,
+        } = io;
         let number = self.count;
         self.count += 1;
         let file = &self.file;

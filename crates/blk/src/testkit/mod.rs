@@ -28,7 +28,11 @@ impl Random {
 
     /// A number below `limit`; 0 for a limit of 0.
     pub fn below(&mut self, limit: u64) -> u64 {
-        if limit == 0 { 0 } else { self.next_u64() % limit }
+        if limit == 0 {
+            0
+        } else {
+            self.next_u64() % limit
+        }
     }
 
     /// Fills `bytes` with noise.
@@ -53,7 +57,10 @@ pub fn wait_for(lane: &mut dyn Lane, count: usize) -> Vec<Done> {
             assert_eq!(done.len(), count, "an I/O came back twice");
             return done;
         }
-        now = lane.deadline().unwrap_or(now + Nanos::from_micros(10)).max(now);
+        now = lane
+            .deadline()
+            .unwrap_or(now + Nanos::from_micros(10))
+            .max(now);
         std::thread::yield_now();
     }
     panic!("{} of {count} I/Os came back", done.len());

@@ -1,0 +1,160 @@
+//! Non-blocking TCP: listeners and streams for actors.
+
+use crate::sys;
+use blk::{Gather, IoBuf};
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+    local: SocketAddr,
+}
+
+impl Listener {
+    /// Listens on an address. An IPv6 address takes IPv6 connections only.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let family = match address {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
+        sockopt::set_socket_reuseaddr(&fd, true)?;
+        if address.is_ipv6() {
+            sockopt::set_ipv6_v6only(&fd, true)?;
+        }
+        net::bind(&fd, &address)?;
+        net::listen(&fd, BACKLOG)?;
+        let local = address_of(net::getsockname(&fd)?)?;
+        Ok(Self { fd, local })
+    }
+
+    /// The next waiting connection, if there is one.
+    pub fn accept(&self) -> io::Result<Option<Stream>> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        match net::accept_with(&self.fd, flags) {
+            Ok(fd) => Stream::new(fd).map(Some),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            // The peer gave up while it waited.
+            Err(rustix::io::Errno::CONNABORTED) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The address it listens on, with the port that was chosen for port 0.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn address_of(any: net::SocketAddrAny) -> io::Result<SocketAddr> {
+    SocketAddr::try_from(any).map_err(io::Error::from)
+}
+
+/// What a receive brought.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Recv {
+    /// So many bytes in the direct place, and so many in the buffer.
+    Bytes {
+        /// Bytes at the place that was named.
+        direct: usize,
+        /// Bytes in the buffer.
+        buf: usize,
+    },
+    /// Nothing is there now.
+    WouldBlock,
+    /// The peer has sent its last byte.
+    Closed,
+    /// The connection broke.
+    Failed(io::ErrorKind),
+}
+
+/// What a send did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sent {
+    /// Everything is in the kernel's hands.
+    All,
+    /// The socket is full; go on when it is writable.
+    Blocked,
+    /// The connection broke.
+    Failed(io::ErrorKind),
+}
+
+/// A connected socket.
+#[derive(Debug)]
+pub struct Stream {
+    fd: OwnedFd,
+    peer: SocketAddr,
+    local: SocketAddr,
+}
+
+impl Stream {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
+        sockopt::set_tcp_nodelay(&fd, true)?;
+        let gone = || io::Error::from(io::ErrorKind::NotConnected);
+        let peer = address_of(net::getpeername(&fd)?.ok_or_else(gone)?)?;
+        let local = address_of(net::getsockname(&fd)?)?;
+        Ok(Self { fd, peer, local })
+    }
+
+    /// Takes over a connected socket of the standard library.
+    pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Self::new(stream.into())
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The address the peer connected to.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// One receive: into `direct` (buffer, offset, length) first, what follows into `buf`.
+    pub fn recv(&mut self, direct: Option<(&mut IoBuf, usize, usize)>, buf: &mut [u8]) -> Recv {
+        let wanted = direct.as_ref().map_or(0, |(_, _, len)| *len);
+        match sys::recv(self.fd.as_fd(), direct, buf) {
+            Ok(0) => Recv::Closed,
+            Ok(n) => Recv::Bytes {
+                direct: n.min(wanted),
+                buf: n - n.min(wanted),
+            },
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Recv::WouldBlock,
+            Err(e) => Recv::Failed(e.kind()),
+        }
+    }
+
+    /// Sends from the front of `gather` until it is empty or the socket is full.
+    pub fn send(&mut self, gather: &mut Gather) -> Sent {
+        while !gather.is_empty() {
+            match sys::send(self.fd.as_fd(), gather) {
+                Ok(n) => gather.advance(n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Sent::Blocked,
+                Err(e) => return Sent::Failed(e.kind()),
+            }
+        }
+        Sent::All
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

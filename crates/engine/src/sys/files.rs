@@ -1,0 +1,153 @@
+//! File operations under way: their buffers and gather lists stay here until the kernel is done.
+
+use super::Driver;
+use crate::actor::ActorId;
+use blk::{FileDone, FileIo, FileOp, FileQueue};
+use slab::Slab;
+use std::cell::RefCell;
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Pieces of one vectored call; Linux allows 1024 (`UIO_MAXIOV`), the rest follows in a second call.
+const PIECES_MAX: usize = 256;
+
+/// What a driver is asked to do. The pointers belong to a slot and outlive the operation.
+pub(crate) struct Request {
+    pub(crate) slot: usize,
+    pub(crate) fd: RawFd,
+    pub(crate) op: FileOp,
+    pub(crate) offset: u64,
+    pub(crate) pieces: *const libc::iovec,
+    pub(crate) count: u32,
+}
+
+// SAFETY: the pieces point into a slot of the hub, which is neither changed nor dropped before the
+// event of this request has come back; the worker threads of the epoll driver only read the list
+// and access buffers that nobody else touches meanwhile.
+unsafe impl Send for Request {}
+
+struct Slot {
+    io: FileIo,
+    file: Arc<File>,
+    queue: Rc<RefCell<Vec<FileDone>>>,
+    actor: ActorId,
+    pieces: Vec<libc::iovec>,
+    moved: usize,
+}
+
+impl Slot {
+    fn request(&mut self, slot: usize) -> Request {
+        let Self {
+            io, pieces, moved, ..
+        } = self;
+        pieces.clear();
+        let mut add = |base: *mut u8, len: usize| {
+            if pieces.len() < PIECES_MAX {
+                pieces.push(libc::iovec {
+                    iov_base: base.cast(),
+                    iov_len: len,
+                });
+            }
+        };
+        match io.op {
+            FileOp::Read => io.buf.pieces_mut(*moved, add),
+            FileOp::Write { .. } => io.buf.pieces(*moved, |base, len| add(base.cast_mut(), len)),
+            FileOp::Sync | FileOp::Punch { .. } | FileOp::Zero { .. } => {}
+        }
+        Request {
+            slot,
+            fd: self.file.as_raw_fd(),
+            op: io.op,
+            offset: io.offset + *moved as u64,
+            pieces: self.pieces.as_ptr(),
+            count: self.pieces.len() as u32,
+        }
+    }
+
+    fn moves_bytes(&self) -> bool {
+        matches!(self.io.op, FileOp::Read | FileOp::Write { .. })
+    }
+}
+
+/// All file operations of one reactor.
+#[derive(Default)]
+pub(crate) struct FileHub {
+    slots: Slab<Slot>,
+}
+
+impl FileHub {
+    /// Operations under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn start(&mut self, driver: &mut Driver, slot: Slot) {
+        let index = self.slots.insert(slot);
+        driver.start_file(self.slots[index].request(index));
+    }
+
+    /// Takes the outcome of an operation. Returns the actor to run once it is complete; a call
+    /// that moved only a part is continued.
+    pub(crate) fn ended(
+        &mut self,
+        driver: &mut Driver,
+        index: usize,
+        result: i32,
+    ) -> Option<ActorId> {
+        let slot = &mut self.slots[index];
+        let again = result == -libc::EINTR || result == -libc::EAGAIN;
+        if result > 0 && slot.moves_bytes() {
+            slot.moved += result as usize;
+        }
+        let short = result > 0 && slot.moves_bytes() && slot.moved < slot.io.buf.len();
+        if again || short {
+            driver.start_file(slot.request(index));
+            return None;
+        }
+        let Slot {
+            io,
+            queue,
+            actor,
+            moved,
+            ..
+        } = self.slots.remove(index);
+        let result = if result < 0 { Err(-result) } else { Ok(moved) };
+        queue.borrow_mut().push(FileDone {
+            token: io.token,
+            buf: io.buf,
+            result,
+        });
+        Some(actor)
+    }
+}
+
+/// The private queue that a lane gets from its home.
+pub(crate) struct Queue {
+    pub(crate) file: Arc<File>,
+    pub(crate) done: Rc<RefCell<Vec<FileDone>>>,
+    pub(crate) actor: ActorId,
+    pub(crate) hub: Rc<RefCell<FileHub>>,
+    pub(crate) driver: Rc<RefCell<Driver>>,
+}
+
+impl FileQueue for Queue {
+    fn submit(&mut self, io: FileIo) {
+        let slot = Slot {
+            io,
+            file: self.file.clone(),
+            queue: self.done.clone(),
+            actor: self.actor,
+            pieces: Vec::new(),
+            moved: 0,
+        };
+        self.hub
+            .borrow_mut()
+            .start(&mut self.driver.borrow_mut(), slot);
+    }
+
+    fn poll(&mut self, done: &mut Vec<FileDone>) {
+        done.append(&mut self.done.borrow_mut());
+    }
+}
