@@ -10,6 +10,7 @@ mod lab;
 mod net;
 pub mod scenario;
 mod server;
+mod setup;
 mod shell;
 
 pub use guest::{Guest, GuestOptions};

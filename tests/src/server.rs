@@ -181,7 +181,11 @@ impl<'net> Server<'net> {
         self.folder.path().join("server.log")
     }
 
-    fn try_request(
+    /// Sends a REST request to a server that may be gone.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub fn try_request(
         &self,
         method: &str,
         path: &str,
