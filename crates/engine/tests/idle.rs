@@ -1,4 +1,5 @@
 //! Idle means no CPU. Alone in its process, so that no other test's work is counted.
+#![allow(clippy::unwrap_used)]
 
 use engine::{Actor, Backend, Cx, Listener, Next, Options, Reactors, Recv, Stream};
 use std::net::{SocketAddr, TcpStream};

@@ -1,4 +1,5 @@
 //! Reactors at work over both drivers: sockets, files, timers, wake-ups, many actors, the end.
+#![allow(clippy::unwrap_used)]
 
 use blk::{FileDone, FileIo, FileOp, FileQueue, Gather, Home, IoBuf, Nanos};
 use engine::{Actor, Backend, Cx, Listener, Next, Options, Reactors, Recv, Sent, Stream, now};
@@ -8,6 +9,9 @@ use std::os::fd::AsFd;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+/// Token, result and bytes of each file operation that came back.
+type Seen = Vec<(u64, Result<usize, i32>, Vec<u8>)>;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -128,9 +132,9 @@ struct Disk {
     queue: Option<Box<dyn FileQueue>>,
     done: Vec<FileDone>,
     steps: Vec<FileIo>,
-    tell: Sender<Vec<(u64, Result<usize, i32>, Vec<u8>)>>,
+    tell: Sender<Seen>,
     total: usize,
-    seen: Vec<(u64, Result<usize, i32>, Vec<u8>)>,
+    seen: Seen,
 }
 
 impl Actor for Disk {
