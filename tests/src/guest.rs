@@ -193,7 +193,7 @@ fn arguments(options: &GuestOptions, tap: &str, console: &Path) -> Vec<String> {
     let address = |family: Family| format!("{}/{}", family.guest(number), family.prefix());
     let kernel = format!(
         "console=ttyS0 loglevel=6 panic=-1 rdinit=/init mitigations=off tsc=reliable no_timer_check \
-         nokaslr random.trust_cpu=on lab.id={number} lab.ip4={} lab.ip6={}",
+         lpj=5000000 cryptomgr.notests nokaslr random.trust_cpu=on lab.id={number} lab.ip4={} lab.ip6={}",
         address(Family::V4),
         address(Family::V6)
     );
