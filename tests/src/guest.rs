@@ -31,6 +31,10 @@ const GRACE: Duration = Duration::from_secs(20);
 /// Lines of the console an error shows.
 const CONSOLE_LINES: usize = 60;
 
+/// The kernel's command line: a console, and nothing that costs time at boot.
+const KERNEL_WORDS: &str = "console=ttyS0 loglevel=6 panic=-1 rdinit=/init mitigations=off \
+    tsc=reliable no_timer_check lpj=5000000 cryptomgr.notests random.trust_cpu=on nokaslr";
+
 /// What differs from the plain guest.
 #[derive(Debug, Clone)]
 pub struct GuestOptions {
@@ -192,8 +196,7 @@ fn arguments(options: &GuestOptions, tap: &str, console: &Path) -> Vec<String> {
     let number = options.number;
     let address = |family: Family| format!("{}/{}", family.guest(number), family.prefix());
     let kernel = format!(
-        "console=ttyS0 loglevel=6 panic=-1 rdinit=/init mitigations=off tsc=reliable no_timer_check \
-         lpj=5000000 cryptomgr.notests nokaslr random.trust_cpu=on lab.id={number} lab.ip4={} lab.ip6={}",
+        "{KERNEL_WORDS} lab.id={number} lab.ip4={} lab.ip6={}",
         address(Family::V4),
         address(Family::V6)
     );

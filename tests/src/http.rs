@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn a_chunked_body_is_joined() {
-        let text = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n";
+        let text = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+                     3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n";
         let reply = parse("GET /", text).unwrap();
         assert_eq!((reply.status, reply.body.as_str()), (200, "abcde"));
     }

@@ -121,7 +121,8 @@ mkdir -p /mnt/second; rm -f /run/stop /run/second.sums; touch /run/second.sums
     n=$((n + 1))
     dd if=/dev/urandom of=/run/piece bs=40k count=3 2>/dev/null
     sum=$(sha256sum </run/piece)
-    dd if=/run/piece of=/mnt/second/$n bs=8k conv=fsync 2>/run/writer.err || { echo failed >/run/writer; exit 1; }
+    dd if=/run/piece of=/mnt/second/$n bs=8k conv=fsync 2>/run/writer.err ||
+      { echo failed >/run/writer; exit 1; }
     echo \"${sum%-}$n\" >>/run/second.sums
   done
   echo ended >/run/writer

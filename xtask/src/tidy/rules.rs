@@ -142,7 +142,12 @@ pub(super) fn rust(file: &str, source: &Source) -> Vec<Finding> {
 
 /// Integration tests, benches and the harness; the product's own files are not.
 fn is_test_file(file: &str) -> bool {
-    file.starts_with("tests/") || file.contains("/tests/") || file.contains("/benches/")
+    let folders = ["/tests/", "/benches/", "/examples/"];
+    // A test module too long for the end of its file lives beside it.
+    let names = ["/tests.rs", "/testing.rs"];
+    file.starts_with("tests/")
+        || folders.iter().any(|folder| file.contains(folder))
+        || names.iter().any(|name| file.ends_with(name))
 }
 
 fn line_rules(file: &str, code: &str, in_tests: bool) -> Vec<(&'static str, String)> {
