@@ -67,6 +67,8 @@ struct Outcome {
     passed: u64,
     failed: u64,
     ignored: u64,
+    /// Names of failed tests, for the summary.
+    failures: Vec<String>,
     problem: Option<String>,
 }
 
@@ -96,8 +98,11 @@ pub(crate) fn run(choice: &Choice) -> ExitCode {
     let (mut passed, mut failed) = (0, 0);
     for (name, seconds, outcome) in &table {
         println!("{}", row(name, *seconds, outcome));
+        for test in &outcome.failures {
+            println!("             {test}");
+        }
         passed += outcome.passed;
-        failed += outcome.failures();
+        failed += outcome.failure_count();
     }
     for (name, ..) in chosen.iter().skip(table.len()) {
         println!("  {name:<8} not run, the step before it failed");
@@ -114,11 +119,11 @@ pub(crate) fn run(choice: &Choice) -> ExitCode {
 
 impl Outcome {
     fn is_good(&self) -> bool {
-        self.failures() == 0
+        self.failure_count() == 0
     }
 
     /// Failed tests; a step that fails in another way counts as one.
-    fn failures(&self) -> u64 {
+    fn failure_count(&self) -> u64 {
         self.failed.max(u64::from(self.problem.is_some()))
     }
 
@@ -241,7 +246,8 @@ fn tested(mut program: Command) -> Outcome {
 }
 
 impl Outcome {
-    /// Adds a `test result: ok. 3 passed; 0 failed; 0 ignored; ...` line up.
+    /// Adds a `test result: ok. 3 passed; 0 failed; 0 ignored; ...` line up, and notes the name in
+    /// `test name ... FAILED`.
     fn count(&mut self, line: &str) {
         let Some(result) = line.trim().strip_prefix("test result: ") else {
             return;
@@ -328,12 +334,14 @@ mod tests {
         outcome.count("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out");
         outcome.count("test something ... ok");
         outcome.count("test result: FAILED. 2 passed; 4 failed; 0 ignored; finished in 0.10s");
+        outcome.count("test a::b ... FAILED");
         assert_eq!((outcome.passed, outcome.failed, outcome.ignored), (5, 4, 1));
+        assert_eq!(outcome.failures, ["a::b"]);
     }
 
     #[test]
     fn a_step_that_breaks_counts_as_one_failure() {
-        assert_eq!(Outcome::of(Err("broken".into())).failures(), 1);
+        assert_eq!(Outcome::of(Err("broken".into())).failure_count(), 1);
         assert_eq!(
             Outcome {
                 failed: 3,

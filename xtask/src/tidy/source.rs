@@ -205,7 +205,8 @@ mod tests {
 
     #[test]
     fn functions_are_measured_over_their_bodies() {
-        let text = "trait T {\n    fn no_body(&self);\n}\nfn long(\n    x: [u8; 4],\n) -> u8 {\n    \
+        let text = "trait T {\n    fn no_body(&self);\n}\n\
+                    fn long(\n    x: [u8; 4],\n) -> u8 {\n    \
                     if x[0] == 0 {\n        1\n    } else {\n        2\n    }\n}\n";
         let functions = Source::parse(text).functions();
         assert_eq!(
