@@ -347,7 +347,7 @@ mod tests {
                 failed: 3,
                 ..Outcome::of(Err("x".into()))
             }
-            .failures(),
+            .failure_count(),
             3
         );
     }
