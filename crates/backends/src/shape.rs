@@ -27,7 +27,11 @@ impl Shape {
     pub(crate) fn geometry(&self) -> Geometry {
         // The generation first: whoever sees a new one sees the blocks that came with it.
         let generation = self.generation.load(Ordering::Acquire);
-        Geometry { blocks: self.blocks.load(Ordering::Acquire), generation, ..self.fixed }
+        Geometry {
+            blocks: self.blocks.load(Ordering::Acquire),
+            generation,
+            ..self.fixed
+        }
     }
 
     /// Makes the volume `blocks` long, unless it is that long already, and tells its users.
@@ -65,7 +69,10 @@ mod tests {
         let as_subscriber: Arc<dyn Subscriber> = seen.clone();
         shape.subscribe(Arc::downgrade(&as_subscriber));
         shape.grow(10);
-        assert_eq!((shape.geometry().generation, seen.0.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!(
+            (shape.geometry().generation, seen.0.load(Ordering::Relaxed)),
+            (0, 0)
+        );
         shape.grow(20);
         shape.grow(15);
         let now = shape.geometry();

@@ -36,7 +36,9 @@ fn next(page: u64, unit: u64) -> u64 {
 impl Pages {
     /// No pages.
     pub(super) const fn new() -> Self {
-        Self { roots: [const { OnceLock::new() }; ROOTS] }
+        Self {
+            roots: [const { OnceLock::new() }; ROOTS],
+        }
     }
 
     /// The place of a page, or the first page number above it at which there may be one.
@@ -48,7 +50,9 @@ impl Pages {
         let root = root.ok_or_else(|| next(page, ROOT_PAGES))?;
         let table = root[index(page, FANOUT * FANOUT)].get();
         let table = table.ok_or_else(|| next(page, FANOUT * FANOUT))?;
-        let leaf = table[index(page, FANOUT)].get().ok_or_else(|| next(page, FANOUT))?;
+        let leaf = table[index(page, FANOUT)]
+            .get()
+            .ok_or_else(|| next(page, FANOUT))?;
         Ok(&leaf[index(page, 1)])
     }
 

@@ -41,11 +41,19 @@ impl Store {
     pub(super) fn new(stride: u32) -> Self {
         let straddles = !PAGE_BYTES.is_multiple_of(stride as usize);
         let locks = || (0..LOCKS).map(|_| RwLock::new(())).collect();
-        Self { pages: Pages::new(), stride: u64::from(stride), locks: straddles.then(locks) }
+        Self {
+            pages: Pages::new(),
+            stride: u64::from(stride),
+            locks: straddles.then(locks),
+        }
     }
 
     fn blocks_per_group(&self) -> u64 {
-        if self.locks.is_some() { (GROUP_BYTES / self.stride).max(1) } else { u64::MAX }
+        if self.locks.is_some() {
+            (GROUP_BYTES / self.stride).max(1)
+        } else {
+            u64::MAX
+        }
     }
 
     /// Blocks of the range, cut where groups end.
@@ -54,7 +62,10 @@ impl Store {
         let mut at = blocks.start;
         std::iter::from_fn(move || {
             let start = at;
-            at = (start / size).saturating_add(1).saturating_mul(size).min(blocks.end);
+            at = (start / size)
+                .saturating_add(1)
+                .saturating_mul(size)
+                .min(blocks.end);
             (start < blocks.end).then_some(start..at)
         })
     }
@@ -65,7 +76,9 @@ impl Store {
 
     fn lock(&self, block: u64) -> Option<&RwLock<()>> {
         let group = block / self.blocks_per_group();
-        self.locks.as_ref().map(|locks| &locks[group as usize % LOCKS])
+        self.locks
+            .as_ref()
+            .map(|locks| &locks[group as usize % LOCKS])
     }
 
     /// Runs `act` while nobody changes the blocks of the group.
@@ -165,7 +178,9 @@ impl Store {
             let end = (at / chunk + 1) * chunk;
             let group = at..end.min(blocks.end);
             let pages = self.writing(&group, |bytes| {
-                parts(bytes).map(|(page, part)| self.clear_part(page, part)).count()
+                parts(bytes)
+                    .map(|(page, part)| self.clear_part(page, part))
+                    .count()
             });
             left = left.saturating_sub(pages);
             at = group.end;
@@ -174,7 +189,9 @@ impl Store {
     }
 
     fn clear_part(&self, page: u64, part: Range<usize>) {
-        let Ok(slot) = self.pages.slot(page) else { return };
+        let Ok(slot) = self.pages.slot(page) else {
+            return;
+        };
         if part.len() == PAGE_BYTES {
             drop(slot.swap(None));
         } else if !slot.is_empty() {
@@ -185,7 +202,8 @@ impl Store {
     /// Pages that hold memory.
     #[cfg(test)]
     pub(super) fn resident(&self) -> u64 {
-        self.pages.resident(super::pages::BYTES_MAX / PAGE_BYTES as u64)
+        self.pages
+            .resident(super::pages::BYTES_MAX / PAGE_BYTES as u64)
     }
 }
 
@@ -204,14 +222,21 @@ struct Source<'a, I> {
 fn source(buf: &IoBuf) -> Source<'_, impl Iterator<Item = &[u8]>> {
     let mut segments = buf.slices();
     let rest = segments.next().unwrap_or_default();
-    Source { buf, segments, index: 0, rest }
+    Source {
+        buf,
+        segments,
+        index: 0,
+        rest,
+    }
 }
 
 impl<'a, I: Iterator<Item = &'a [u8]>> Source<'a, I> {
     fn advance(&mut self, by: usize) {
         self.rest = &self.rest[by..];
         while self.rest.is_empty() {
-            let Some(next) = self.segments.next() else { return };
+            let Some(next) = self.segments.next() else {
+                return;
+            };
             (self.rest, self.index) = (next, self.index + 1);
         }
     }

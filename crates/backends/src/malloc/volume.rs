@@ -23,7 +23,10 @@ impl MallocVolume {
     /// An empty volume of this geometry, no larger than [`super::pages::BYTES_MAX`].
     pub(crate) fn new(geometry: Geometry) -> Self {
         let store = Store::new(geometry.stride());
-        Self(Arc::new(Inner { shape: Shape::new(geometry), store }))
+        Self(Arc::new(Inner {
+            shape: Shape::new(geometry),
+            store,
+        }))
     }
 
     /// Makes it longer; what is new reads as zeroes.
@@ -86,7 +89,9 @@ impl MallocLane {
     }
 
     fn clear(&mut self) {
-        let Some(mut first) = self.clearing.pop_front() else { return };
+        let Some(mut first) = self.clearing.pop_front() else {
+            return;
+        };
         first.blocks.start = self.inner.store.clear(first.blocks.clone(), CLEAR_PAGES);
         if first.blocks.is_empty() {
             self.done.push(first.io.finish(Ok(())));
@@ -139,7 +144,10 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     fn geometry(block_bytes: u32, metadata_bytes: u32, blocks: u64) -> Geometry {
-        Geometry { metadata_bytes, ..Geometry::new(block_bytes, blocks) }
+        Geometry {
+            metadata_bytes,
+            ..Geometry::new(block_bytes, blocks)
+        }
     }
 
     fn lane(volume: &MallocVolume) -> Box<dyn Lane> {
@@ -147,7 +155,10 @@ mod tests {
     }
 
     fn write(lane: &mut dyn Lane, lba: u64, blocks: u32, buf: IoBuf) {
-        assert_eq!(run(lane, Io::new(Op::Write, Lba(lba), blocks, buf, 0)).result, Ok(()));
+        assert_eq!(
+            run(lane, Io::new(Op::Write, Lba(lba), blocks, buf, 0)).result,
+            Ok(())
+        );
     }
 
     fn read(lane: &mut dyn Lane, lba: u64, blocks: u32) -> IoBuf {
@@ -163,7 +174,10 @@ mod tests {
                 // Large blocks take fewer steps: each one moves up to 2.5 MiB.
                 let steps = if block_bytes > 4096 { 150 } else { 1500 };
                 let geometry = geometry(block_bytes, metadata_bytes, 600);
-                let profile = Profile { steps, ..Profile::default() };
+                let profile = Profile {
+                    steps,
+                    ..Profile::default()
+                };
                 conformance(&mut || Arc::new(MallocVolume::new(geometry)), profile);
             }
         }
@@ -221,9 +235,17 @@ mod tests {
         let mut lane = lane(&volume);
         let page = PageRef::zeroed();
         for lba in 0..u64::from(blocks) {
-            write(&mut *lane, lba, 1, IoBuf::from_page(page.clone(), 0..PAGE_BYTES));
+            write(
+                &mut *lane,
+                lba,
+                1,
+                IoBuf::from_page(page.clone(), 0..PAGE_BYTES),
+            );
         }
-        lane.submit(Nanos(5), Io::new(Op::Unmap, Lba(0), blocks, IoBuf::empty(), 1));
+        lane.submit(
+            Nanos(5),
+            Io::new(Op::Unmap, Lba(0), blocks, IoBuf::empty(), 1),
+        );
         lane.submit(Nanos(5), Io::new(Op::Read, Lba(0), 1, IoBuf::empty(), 2));
         assert_eq!(lane.deadline(), Some(Nanos(5)));
         let mut done = Vec::new();
@@ -231,7 +253,10 @@ mod tests {
         assert_eq!(done.iter().map(|one| one.tag).collect::<Vec<_>>(), [2]);
         assert_eq!(wait_for(&mut *lane, 1)[0].tag, 1);
         assert_eq!((volume.0.store.resident(), lane.deadline()), (0, None));
-        lane.submit(Nanos(7), Io::new(Op::Write, Lba(0), 1, IoBuf::zeroes(4096), 3));
+        lane.submit(
+            Nanos(7),
+            Io::new(Op::Write, Lba(0), 1, IoBuf::zeroes(4096), 3),
+        );
         assert_eq!(wait_for(&mut *lane, 1)[0].tag, 3);
     }
 
@@ -242,9 +267,17 @@ mod tests {
         let mut lane = lane(&volume);
         let page = PageRef::zeroed();
         for lba in 0..u64::from(blocks) {
-            write(&mut *lane, lba, 1, IoBuf::from_page(page.clone(), 0..PAGE_BYTES));
+            write(
+                &mut *lane,
+                lba,
+                1,
+                IoBuf::from_page(page.clone(), 0..PAGE_BYTES),
+            );
         }
-        lane.submit(Nanos(0), Io::new(Op::Unmap, Lba(0), blocks, IoBuf::empty(), 1));
+        lane.submit(
+            Nanos(0),
+            Io::new(Op::Unmap, Lba(0), blocks, IoBuf::empty(), 1),
+        );
         drop(lane);
     }
 
@@ -282,7 +315,10 @@ mod tests {
             while !stop.load(Ordering::Relaxed) {
                 let bytes = read(&mut *lane, 0, 24).to_vec();
                 for block in bytes.chunks(stride) {
-                    assert!(block.iter().all(|&b| b == block[0]), "a torn block of {stride} bytes");
+                    assert!(
+                        block.iter().all(|&b| b == block[0]),
+                        "a torn block of {stride} bytes"
+                    );
                 }
             }
         });

@@ -12,7 +12,9 @@ pub(crate) struct NullVolume {
 impl NullVolume {
     /// A volume of this geometry.
     pub(crate) fn new(geometry: Geometry) -> Self {
-        Self { shape: Arc::new(Shape::new(geometry)) }
+        Self {
+            shape: Arc::new(Shape::new(geometry)),
+        }
     }
 
     /// Makes it longer.
@@ -26,7 +28,10 @@ impl Volume for NullVolume {
         self.shape.geometry()
     }
     fn open_lane(&self, _: &mut dyn Home) -> Box<dyn Lane> {
-        Box::new(NullLane { shape: self.shape.clone(), done: Vec::new() })
+        Box::new(NullLane {
+            shape: self.shape.clone(),
+            done: Vec::new(),
+        })
     }
     fn subscribe(&self, subscriber: Weak<dyn Subscriber>) {
         self.shape.subscribe(subscriber);
@@ -86,7 +91,10 @@ mod tests {
     fn it_conforms_except_that_it_forgets() {
         for block_bytes in [512, 4096, 65_536] {
             let geometry = Geometry::new(block_bytes, 10_000);
-            let profile = Profile { keeps_data: false, ..Profile::default() };
+            let profile = Profile {
+                keeps_data: false,
+                ..Profile::default()
+            };
             conformance(&mut || Arc::new(NullVolume::new(geometry)), profile);
         }
     }
@@ -95,7 +103,11 @@ mod tests {
     fn what_was_written_reads_as_zeroes() {
         let mut lane = volume().open_lane(&mut SimHome::default());
         let ones = IoBuf::from_slice(&[1; 1024]);
-        assert!(run(&mut *lane, Io::new(Op::Write, Lba(5), 2, ones, 0)).result.is_ok());
+        assert!(
+            run(&mut *lane, Io::new(Op::Write, Lba(5), 2, ones, 0))
+                .result
+                .is_ok()
+        );
         let given = IoBuf::from_slice(&[1; 1024]);
         for buf in [given, IoBuf::empty()] {
             let done = run(&mut *lane, Io::new(Op::Read, Lba(5), 2, buf, 0));
@@ -117,7 +129,12 @@ mod tests {
     fn a_lane_that_is_open_sees_the_volume_grow() {
         let volume = NullVolume::new(Geometry::new(512, 8));
         let mut lane = volume.open_lane(&mut SimHome::default());
-        let mut read = |lba| run(&mut *lane, Io::new(Op::Read, Lba(lba), 1, IoBuf::empty(), 0));
+        let mut read = |lba| {
+            run(
+                &mut *lane,
+                Io::new(Op::Read, Lba(lba), 1, IoBuf::empty(), 0),
+            )
+        };
         assert_eq!(read(8).result, Err(IoError::OutOfRange));
         volume.grow(9);
         assert_eq!(read(8).result, Ok(()));

@@ -1,0 +1,43 @@
+//! What the kernel's error numbers mean to whoever sent the I/O.
+
+use blk::IoError;
+
+/// The reason behind an `errno` of a file operation.
+pub(super) fn reason(errno: i32) -> IoError {
+    match errno {
+        libc::ENOSPC | libc::EDQUOT | libc::EFBIG => IoError::NoSpace,
+        libc::EACCES | libc::EPERM | libc::EROFS | libc::EBADF | libc::EBADE => IoError::Denied,
+        libc::EAGAIN | libc::EBUSY | libc::EINTR | libc::ENOMEM | libc::ENOBUFS | libc::EMFILE => {
+            IoError::Busy
+        }
+        libc::EOPNOTSUPP | libc::ENOSYS => IoError::Unsupported,
+        libc::ECANCELED => IoError::Aborted,
+        // The device or the server of the file is gone or out of reach.
+        libc::ENODEV
+        | libc::ENXIO
+        | libc::ENOMEDIUM
+        | libc::ESHUTDOWN
+        | libc::ESTALE
+        | libc::ETIMEDOUT
+        | libc::ENOLINK
+        | libc::EHOSTUNREACH
+        | libc::ENOTCONN => IoError::Transport,
+        libc::EINVAL => IoError::Misaligned,
+        // EIO, ENODATA, EILSEQ, EREMOTEIO and whatever else a medium may say.
+        _ => IoError::Medium,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_errors_of_a_full_a_broken_and_a_lost_disk_differ() {
+        assert_eq!(reason(libc::ENOSPC), IoError::NoSpace);
+        assert_eq!(reason(libc::EIO), IoError::Medium);
+        assert_eq!(reason(libc::ENODEV), IoError::Transport);
+        assert_eq!(reason(libc::EROFS), IoError::Denied);
+        assert_eq!(reason(-1), IoError::Medium);
+    }
+}

@@ -1,0 +1,347 @@
+//! Finding, creating and opening the file or block device below a volume.
+//!
+//! These calls block, but only for what a file system needs to look up, size or sync one inode;
+//! they run on the control plane.
+
+use super::{BLOCKS_COUNT, FILENAME};
+use api::error::{Code, Error, Result};
+use rustix::fs::{AtFlags, StatxFlags};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+/// Longest path that Linux takes, without its closing zero.
+const PATH_BYTES_MAX: usize = 4095;
+/// What direct I/O needs where the kernel does not say (before Linux 6.1): a page, which is what
+/// the buffers are made of, and no file system asks for more.
+const MEMORY_ALIGN_GUESS: usize = 4096;
+
+/// What direct I/O demands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Alignment {
+    /// Of every address.
+    pub(super) memory: usize,
+    /// Of every offset and length.
+    pub(super) offset: usize,
+}
+
+/// Which file it is, whatever path led to it.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Which {
+    /// A regular file, by device and inode.
+    File(u64, u64),
+    /// A block device, by number.
+    Device(u64),
+}
+
+/// A file or block device that is open.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) file: File,
+    pub(super) which: Which,
+    /// Size in bytes.
+    pub(super) bytes: u64,
+    /// The smallest block that the device takes; 1 for regular files.
+    pub(super) sector_bytes: u32,
+    /// Whether a hole gives space back.
+    pub(super) thin: bool,
+}
+
+/// Checks what can be said about a path without looking at it.
+///
+/// # Errors
+/// INVALID_ARGUMENT.
+pub(super) fn check_path(path: &str) -> Result<()> {
+    let fault = match path {
+        "" => "is required: the absolute path of a file or a block device",
+        _ if path.len() > PATH_BYTES_MAX => "is longer than 4095 bytes, the most that Linux takes",
+        _ if path.contains('\0') => "holds a zero byte, which no path can",
+        _ if !path.starts_with('/') => "is not an absolute path; begin it with /",
+        _ if path.ends_with('/') => "names a directory; name a file or a block device",
+        _ => return Ok(()),
+    };
+    Err(Error::invalid(FILENAME, fault))
+}
+
+/// An I/O error at a path, as the client should see it.
+fn failed(path: &str, what: &str, error: io::Error) -> Error {
+    let code = match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR) => Code::NotFound,
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::EFBIG) => {
+            Code::ResourceExhausted
+        }
+        Some(libc::EIO) => Code::Unavailable,
+        _ => Code::FailedPrecondition,
+    };
+    let advice = match error.raw_os_error() {
+        Some(libc::EBUSY) => "; it is mounted or otherwise in use: unmount or release it first",
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => "; the server must be able to write it",
+        _ => "",
+    };
+    let text = format!("{FILENAME}: cannot {what} {path}: {error}{advice}");
+    Error::new(code, text).at(FILENAME).caused_by(error)
+}
+
+/// Makes a regular file of `bytes` that reads as zeroes and takes no space yet. Durable when it
+/// returns.
+///
+/// An empty file that exists is taken: it holds nothing that could be lost, and a crash in here
+/// leaves one behind.
+fn create(path: &str, bytes: u64) -> Result<()> {
+    let open = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
+    let file = open.map_err(|e| failed(path, "create", e))?;
+    file.set_len(bytes).map_err(|e| failed(path, "size", e))?;
+    file.sync_all().map_err(|e| failed(path, "sync", e))?;
+    let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|e| failed(path, "sync the folder of", e))
+}
+
+fn which(meta: &Metadata) -> Option<Which> {
+    if meta.file_type().is_block_device() {
+        Some(Which::Device(meta.rdev()))
+    } else {
+        meta.is_file().then(|| Which::File(meta.dev(), meta.ino()))
+    }
+}
+
+/// Looks at the path, without opening it: opening a FIFO or a tape has effects.
+fn look(path: &str) -> Result<Option<Metadata>> {
+    let meta = match std::fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(path, "look at", e)),
+    };
+    if which(&meta).is_none() {
+        let what = if meta.is_dir() {
+            "a directory"
+        } else {
+            "neither a file nor a block device"
+        };
+        let text = format!("{FILENAME}: {path} is {what}; name a regular file or a block device");
+        return Err(Error::precondition(text).at(FILENAME));
+    }
+    Ok(Some(meta))
+}
+
+/// Which file a path leads to, if there is one.
+///
+/// # Errors
+/// FAILED_PRECONDITION for what cannot be used.
+pub(super) fn find(path: &str) -> Result<Option<Which>> {
+    Ok(look(path)?.as_ref().and_then(which))
+}
+
+/// Opens the file or block device for reading and writing. If there is none, or an empty one,
+/// and `create_bytes` says how long it should be, it is made first.
+///
+/// # Errors
+/// NOT_FOUND, or FAILED_PRECONDITION for what cannot be used.
+pub(super) fn open(path: &str, create_bytes: Option<u64>) -> Result<Opened> {
+    let found = look(path)?;
+    let empty = found
+        .as_ref()
+        .is_none_or(|meta| meta.is_file() && meta.len() == 0);
+    match create_bytes {
+        Some(bytes) if empty => create(path, bytes)?,
+        _ if found.is_some() => {}
+        _ => {
+            let text = format!(
+                "{FILENAME}: {path} does not exist; set {BLOCKS_COUNT} when creating the volume \
+                 to have it made"
+            );
+            return Err(Error::new(Code::NotFound, text).at(FILENAME));
+        }
+    }
+    let is_device = found.is_some_and(|meta| meta.file_type().is_block_device());
+    // With O_EXCL the kernel refuses a device that is mounted or held by somebody else.
+    let flags = libc::O_CLOEXEC | if is_device { libc::O_EXCL } else { 0 };
+    let open = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(flags)
+        .open(path);
+    let file = open.map_err(|e| failed(path, "open", e))?;
+    describe(path, file)
+}
+
+fn describe(path: &str, file: File) -> Result<Opened> {
+    let meta = file.metadata().map_err(|e| failed(path, "look at", e))?;
+    let Some(which) = which(&meta) else {
+        let text = format!("{FILENAME}: {path} was replaced while it was being opened");
+        return Err(Error::new(Code::Aborted, text).at(FILENAME));
+    };
+    let Which::Device(number) = which else {
+        return Ok(Opened {
+            file,
+            which,
+            bytes: meta.len(),
+            sector_bytes: 1,
+            thin: true,
+        });
+    };
+    let sector = rustix::fs::ioctl_blksszget(&file).map_err(io::Error::from);
+    let sector_bytes = sector.map_err(|e| failed(path, "ask for the block size of", e))?;
+    let size = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(io::Error::from);
+    let bytes = size.map_err(|e| failed(path, "ask for the size of", e))?;
+    let thin = discards(number);
+    Ok(Opened {
+        file,
+        which,
+        bytes,
+        sector_bytes,
+        thin,
+    })
+}
+
+/// Whether a block device takes discards. What sysfs does not say is no.
+fn discards(number: u64) -> bool {
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let base = format!("/sys/dev/block/{major}:{minor}");
+    // A partition has no queue of its own.
+    let paths = ["queue", "../queue"].map(|queue| format!("{base}/{queue}/discard_max_bytes"));
+    let read = paths
+        .iter()
+        .find_map(|path| std::fs::read_to_string(path).ok());
+    read.is_some_and(|text| text.trim().parse::<u64>().is_ok_and(|bytes| bytes > 0))
+}
+
+impl Opened {
+    /// Turns direct I/O on, if blocks of `block_bytes` can be read and written that way: the page
+    /// cache would only copy what hosts cache already.
+    pub(super) fn go_direct(&self, block_bytes: u32) -> Option<Alignment> {
+        let before = rustix::fs::fcntl_getfl(&self.file).ok()?;
+        let direct = rustix::fs::OFlags::DIRECT;
+        rustix::fs::fcntl_setfl(&self.file, before | direct).ok()?;
+        let alignment = self.alignment(block_bytes);
+        if alignment.is_none() {
+            // It was set a moment ago, so it can be set back.
+            rustix::fs::fcntl_setfl(&self.file, before).ok()?;
+        }
+        alignment
+    }
+
+    fn alignment(&self, block_bytes: u32) -> Option<Alignment> {
+        let mask = StatxFlags::DIOALIGN;
+        let statx = rustix::fs::statx(&self.file, c"", AtFlags::EMPTY_PATH, mask).ok();
+        let told = statx.filter(|statx| statx.stx_mask & mask.bits() != 0);
+        let alignment = match told {
+            // Zeroes mean that this file has no direct I/O.
+            Some(statx) if statx.stx_dio_offset_align == 0 => return None,
+            Some(statx) => Alignment {
+                memory: statx.stx_dio_mem_align.max(1) as usize,
+                offset: statx.stx_dio_offset_align as usize,
+            },
+            None => Alignment {
+                memory: MEMORY_ALIGN_GUESS,
+                offset: block_bytes as usize,
+            },
+        };
+        let fits = (block_bytes as usize).is_multiple_of(alignment.offset)
+            && MEMORY_ALIGN_GUESS.is_multiple_of(alignment.memory);
+        (fits && self.reads(block_bytes)).then_some(alignment)
+    }
+
+    /// Proves it by reading the first block into an aligned place.
+    fn reads(&self, block_bytes: u32) -> bool {
+        let mut buf = blk::IoBuf::alloc(block_bytes as usize);
+        let first = buf.slices_mut().next().flatten();
+        // A block larger than a page is read in pages: the alignment is a page or less.
+        first.is_some_and(|page| self.file.read_at(page, 0).is_ok())
+    }
+}
+
+/// Makes a regular file longer, without taking space. Durable when it returns.
+///
+/// # Errors
+/// FAILED_PRECONDITION for a device, or what the file system says.
+pub(super) fn grow(file: &File, which: Which, path: &str, bytes: u64) -> Result<()> {
+    let now = match which {
+        Which::File(..) => file.metadata().map(|meta| meta.len()),
+        Which::Device(_) => {
+            rustix::fs::seek(file, rustix::fs::SeekFrom::End(0)).map_err(io::Error::from)
+        }
+    };
+    let now = now.map_err(|e| failed(path, "ask for the size of", e))?;
+    if bytes <= now {
+        return Ok(());
+    }
+    if matches!(which, Which::Device(_)) {
+        let text = format!(
+            "{BLOCKS_COUNT}: the device {path} has {now} bytes, fewer than the {bytes} asked \
+             for; enlarge the device first"
+        );
+        return Err(Error::precondition(text).at(BLOCKS_COUNT));
+    }
+    file.set_len(bytes)
+        .map_err(|e| failed(path, "enlarge", e))?;
+    file.sync_all().map_err(|e| failed(path, "sync", e))
+}
+
+/// The files that volumes of this process use, so that none is used twice.
+#[derive(Default)]
+pub(super) struct Claims(Mutex<BTreeMap<Which, String>>);
+
+fn in_use(path: &str, owner: &str) -> Error {
+    let text = format!("{FILENAME}: {path} is in use by {owner}; take another file");
+    let mut error = Error::precondition(text).at(FILENAME);
+    error.in_use_by.push(owner.to_owned());
+    error
+}
+
+/// A file in use; it is free again when this is dropped.
+pub(super) struct Claim {
+    claims: Arc<Claims>,
+    which: Which,
+}
+
+impl Claims {
+    /// Takes the file for the volume `name`.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION if another volume has it.
+    pub(super) fn take(self: &Arc<Self>, which: Which, path: &str, name: &str) -> Result<Claim> {
+        let mut all = self.0.lock().expect("no holder of the claims panics");
+        match all.entry(which) {
+            Entry::Vacant(free) => {
+                free.insert(name.to_owned());
+                Ok(Claim {
+                    claims: self.clone(),
+                    which,
+                })
+            }
+            Entry::Occupied(taken) => Err(in_use(path, taken.get())),
+        }
+    }
+
+    /// Checks that the file is free. Asked before a device is opened: the kernel would refuse a
+    /// second time too, but could not say who has it.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION if a volume has it.
+    pub(super) fn check(&self, which: Which, path: &str) -> Result<()> {
+        let all = self.0.lock().expect("no holder of the claims panics");
+        all.get(&which)
+            .map_or(Ok(()), |owner| Err(in_use(path, owner)))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut all = self
+            .claims
+            .0
+            .lock()
+            .expect("no holder of the claims panics");
+        all.remove(&self.which);
+    }
+}
