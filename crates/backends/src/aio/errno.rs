@@ -22,8 +22,8 @@ pub(super) fn reason(errno: i32) -> IoError {
         | libc::ENOLINK
         | libc::EHOSTUNREACH
         | libc::ENOTCONN => IoError::Transport,
-        libc::EINVAL => IoError::Misaligned,
-        // EIO, ENODATA, EILSEQ, EREMOTEIO and whatever else a medium may say.
+        // EIO, ENODATA, EILSEQ, EREMOTEIO and whatever else a medium may say. EINVAL too: what is
+        // sent is aligned, so only a file that was cut short can make it odd.
         _ => IoError::Medium,
     }
 }
