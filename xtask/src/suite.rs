@@ -249,7 +249,14 @@ impl Outcome {
     /// Adds a `test result: ok. 3 passed; 0 failed; 0 ignored; ...` line up, and notes the name in
     /// `test name ... FAILED`.
     fn count(&mut self, line: &str) {
-        let Some(result) = line.trim().strip_prefix("test result: ") else {
+        let line = line.trim();
+        if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|l| l.strip_suffix(" ... FAILED"))
+        {
+            self.failures.push(name.to_owned());
+        }
+        let Some(result) = line.strip_prefix("test result: ") else {
             return;
         };
         for part in result.split([';', '.']) {
