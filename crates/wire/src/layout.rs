@@ -3,12 +3,12 @@
 /// Declares a little-endian wire structure with its size, and the byte offset of every field.
 ///
 /// Size and offsets are asserted at compile time, so a slip in one field cannot shift the rest
-/// unnoticed. Fields not marked `pub` are reserved: they are zero in a `Default` value.
+/// unnoticed. Reserved fields are zero in a `Default` value.
 macro_rules! layout {
     (
         $(#[$meta:meta])*
         pub struct $name:ident: $size:literal {
-            $( $(#[$fmeta:meta])* $offset:literal: $vis:vis $field:ident: $ty:ty, )*
+            $( $(#[$fmeta:meta])* $offset:literal: pub $field:ident: $ty:ty, )*
         }
     ) => {
         $(#[$meta])*
@@ -18,7 +18,7 @@ macro_rules! layout {
             zerocopy::Immutable, zerocopy::Unaligned,
         )]
         #[repr(C)]
-        pub struct $name { $( $(#[$fmeta])* $vis $field: $ty, )* }
+        pub struct $name { $( $(#[$fmeta])* pub $field: $ty, )* }
 
         const _: () = {
             assert!(size_of::<$name>() == $size);

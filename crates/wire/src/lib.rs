@@ -10,5 +10,6 @@
 mod layout;
 mod malformed;
 pub mod nvme;
+pub mod nvme_tcp;
 
 pub use malformed::Malformed;

@@ -11,12 +11,14 @@ layout! {
         0: pub hostid: [u8; 16],
         /// CNTLID: the controller to connect to, or FFFFh for a new one.
         16: pub cntlid: U16,
-        18: _reserved1: [u8; 238],
+        /// Reserved: zero.
+        18: pub _reserved1: [u8; 238],
         /// SUBNQN, NUL-terminated.
         256: pub subnqn: [u8; NQN_FIELD],
         /// HOSTNQN, NUL-terminated.
         512: pub hostnqn: [u8; NQN_FIELD],
-        768: _reserved2: [u8; 256],
+        /// Reserved: zero.
+        768: pub _reserved2: [u8; 256],
     }
 }
 

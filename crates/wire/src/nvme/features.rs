@@ -175,7 +175,8 @@ layout! {
         0: pub milliseconds: [u8; 6],
         /// Bit 0: counting may have stopped. Bits 3:1: 0 reset to zero, 1 set by the host.
         6: pub attributes: u8,
-        7: _reserved: u8,
+        /// Reserved: zero.
+        7: pub _reserved: u8,
     }
 }
 

@@ -134,10 +134,12 @@ layout! {
         4: pub rtype: u8,
         /// REGSTRNT: number of registrants that follow.
         5: pub registrants: U16,
-        7: _reserved1: [u8; 2],
+        /// Reserved: zero.
+        7: pub _reserved1: [u8; 2],
         /// PTPLS: 1 if reservations persist through power loss.
         9: pub persist: u8,
-        10: _reserved2: [u8; 14],
+        /// Reserved: zero.
+        10: pub _reserved2: [u8; 14],
     }
 }
 
@@ -148,7 +150,8 @@ layout! {
         0: pub cntlid: U16,
         /// RCSTS: bit 0 set if this host holds the reservation.
         2: pub status: u8,
-        3: _reserved: [u8; 5],
+        /// Reserved: zero.
+        3: pub _reserved: [u8; 5],
         /// HOSTID.
         8: pub hostid: U64,
         /// RKEY: the host's key.
@@ -163,12 +166,14 @@ layout! {
         0: pub cntlid: U16,
         /// RCSTS: bit 0 set if this host holds the reservation.
         2: pub status: u8,
-        3: _reserved1: [u8; 5],
+        /// Reserved: zero.
+        3: pub _reserved1: [u8; 5],
         /// RKEY: the host's key.
         8: pub key: U64,
         /// HOSTID.
         16: pub hostid: [u8; 16],
-        32: _reserved2: [u8; 32],
+        /// Reserved: zero.
+        32: pub _reserved2: [u8; 32],
     }
 }
 

@@ -11,7 +11,8 @@ layout! {
         0: pub address: U64,
         /// Length of the data, in bytes.
         8: pub length: U32,
-        12: _reserved: [u8; 3],
+        /// Reserved: zero.
+        12: pub _reserved: [u8; 3],
         /// SGL descriptor type in bits 7:4, sub type in bits 3:0.
         15: pub identifier: u8,
     }

@@ -71,7 +71,8 @@ layout! {
     pub struct PowerState: 32 {
         /// MP: most power, in units of 0.01 W.
         0: pub max_power: U16,
-        2: _reserved: [u8; 30],
+        /// Reserved: zero.
+        2: pub _reserved: [u8; 30],
     }
 }
 
@@ -112,10 +113,12 @@ layout! {
         100: pub rrls: U16,
         /// Boot partition capabilities.
         102: pub bpcap: u8,
-        103: _reserved1: u8,
+        /// Reserved: zero.
+        103: pub _reserved1: u8,
         /// Subsystem shutdown latency, in microseconds.
         104: pub nssl: U32,
-        108: _reserved2: [u8; 2],
+        /// Reserved: zero.
+        108: pub _reserved2: [u8; 2],
         /// Power loss signalling.
         110: pub plsi: u8,
         /// Controller type: [`ControllerType`].
@@ -130,7 +133,8 @@ layout! {
         132: pub crdt3: U16,
         /// Controller reachability capabilities.
         134: pub crcap: u8,
-        135: _reserved3: [u8; 118],
+        /// Reserved: zero.
+        135: pub _reserved3: [u8; 118],
         /// NVM subsystem report (management interface).
         253: pub nvmsr: u8,
         /// VPD write cycles.
@@ -209,18 +213,22 @@ layout! {
         356: pub domain: U16,
         /// Key per I/O.
         358: pub kpioc: u8,
-        359: _reserved4: u8,
+        /// Reserved: zero.
+        359: pub _reserved4: u8,
         /// Longest firmware activation without reset, in units of 100 ms.
         360: pub mptfawr: U16,
-        362: _reserved5: [u8; 6],
+        /// Reserved: zero.
+        362: pub _reserved5: [u8; 6],
         /// Most capacity of an endurance group, in bytes.
         368: pub megcap: U128,
         /// Thermal management hysteresis.
         384: pub tmpthha: u8,
-        385: _reserved6: u8,
+        /// Reserved: zero.
+        385: pub _reserved6: u8,
         /// Command quiesce time, in milliseconds.
         386: pub cqt: U16,
-        388: _reserved7: [u8; 124],
+        /// Reserved: zero.
+        388: pub _reserved7: [u8; 124],
         /// Submission queue entry size: least in bits 3:0, most in bits 7:4, as powers of two.
         512: pub sqes: u8,
         /// Completion queue entry size, likewise.
@@ -273,7 +281,8 @@ layout! {
         575: pub maxmrtg: u8,
         /// Tracking attributes.
         576: pub trattr: u8,
-        577: _reserved8: u8,
+        /// Reserved: zero.
+        577: pub _reserved8: u8,
         /// Most controller user data migration queues.
         578: pub mcudmq: U16,
         /// Most subsystem user data migration queues.
@@ -284,10 +293,12 @@ layout! {
         584: pub nmcmr: U16,
         /// Most controller data queue memory ranges.
         586: pub mcdqpc: U16,
-        588: _reserved9: [u8; 180],
+        /// Reserved: zero.
+        588: pub _reserved9: [u8; 180],
         /// Name of the subsystem, NUL-terminated.
         768: pub subnqn: [u8; 256],
-        1024: _reserved10: [u8; 768],
+        /// Reserved: zero.
+        1024: pub _reserved10: [u8; 768],
         /// Largest command capsule, in units of 16 bytes.
         1792: pub ioccsz: U32,
         /// Largest response capsule, in units of 16 bytes.
@@ -304,7 +315,8 @@ layout! {
         1806: pub dctype: u8,
         /// Cross-controller reset limit.
         1807: pub ccrl: u8,
-        1808: _reserved11: [u8; 240],
+        /// Reserved: zero.
+        1808: pub _reserved11: [u8; 240],
         /// Power states.
         2048: pub psd: [PowerState; 32],
         /// Vendor specific.
@@ -355,7 +367,8 @@ layout! {
         18: pub aocs: U16,
         /// Version of the command set specification.
         20: pub ver: U32,
-        24: _reserved: [u8; 4072],
+        /// Reserved: zero.
+        24: pub _reserved: [u8; 4072],
     }
 }
 

@@ -112,13 +112,16 @@ layout! {
         81: pub kpios: u8,
         /// Formats with unique attributes, zero-based.
         82: pub nulbaf: u8,
-        83: _reserved1: u8,
+        /// Reserved: zero.
+        83: pub _reserved1: u8,
         /// Key per I/O alignment and granularity.
         84: pub kpiodaag: U32,
-        88: _reserved2: [u8; 4],
+        /// Reserved: zero.
+        88: pub _reserved2: [u8; 4],
         /// ANA group.
         92: pub anagrpid: U32,
-        96: _reserved3: [u8; 3],
+        /// Reserved: zero.
+        96: pub _reserved3: [u8; 3],
         /// Attributes: bit 0 write protected.
         99: pub nsattr: u8,
         /// NVM set.
@@ -171,7 +174,8 @@ layout! {
         8: pub pic: u8,
         /// Protection information format attributes.
         9: pub pifa: u8,
-        10: _reserved1: [u8; 2],
+        /// Reserved: zero.
+        10: pub _reserved1: [u8; 2],
         /// Extended LBA formats: storage tag size in bits 6:0, protection format in bits 8:7.
         12: pub elbaf: [U32; FORMATS_MAX],
         /// Preferred deallocation granularity, large, in blocks.
@@ -184,7 +188,8 @@ layout! {
         280: pub nors: U32,
         /// Preferred deallocation alignment, large, in blocks.
         284: pub npdal: U32,
-        288: _reserved2: [u8; 3808],
+        /// Reserved: zero.
+        288: pub _reserved2: [u8; 3808],
     }
 }
 
@@ -203,7 +208,8 @@ layout! {
         4: pub anagrpid: U32,
         /// Attributes: bit 0 write protected.
         8: pub nsattr: u8,
-        9: _reserved1: u8,
+        /// Reserved: zero.
+        9: pub _reserved1: u8,
         /// NVM set.
         10: pub nvmsetid: U16,
         /// Endurance group.
@@ -214,7 +220,8 @@ layout! {
         15: pub kpios: u8,
         /// Key per I/O tags.
         16: pub maxkt: U16,
-        18: _reserved2: [u8; 4078],
+        /// Reserved: zero.
+        18: pub _reserved2: [u8; 4078],
     }
 }
 

@@ -41,7 +41,8 @@ layout! {
         0: pub change_count: U64,
         /// Descriptors that follow.
         8: pub groups: U16,
-        10: _reserved: [u8; 6],
+        /// Reserved: zero.
+        10: pub _reserved: [u8; 6],
     }
 }
 
@@ -56,7 +57,8 @@ layout! {
         8: pub change_count: U64,
         /// State in bits 3:0.
         16: pub state: u8,
-        17: _reserved: [u8; 15],
+        /// Reserved: zero.
+        17: pub _reserved: [u8; 15],
     }
 }
 

@@ -70,7 +70,8 @@ layout! {
         8: pub records: U64,
         /// RECFMT.
         16: pub record_format: U16,
-        18: _reserved: [u8; 1006],
+        /// Reserved: zero.
+        18: pub _reserved: [u8; 1006],
     }
 }
 
@@ -93,10 +94,12 @@ layout! {
         8: pub asqsz: U16,
         /// EFLAGS.
         10: pub eflags: U16,
-        12: _reserved1: [u8; 20],
+        /// Reserved: zero.
+        12: pub _reserved1: [u8; 20],
         /// TRSVCID: the port, space-padded text.
         32: pub trsvcid: [u8; 32],
-        64: _reserved2: [u8; 192],
+        /// Reserved: zero.
+        64: pub _reserved2: [u8; 192],
         /// SUBNQN, NUL-terminated.
         256: pub subnqn: [u8; 256],
         /// TRADDR: the address, space-padded text.

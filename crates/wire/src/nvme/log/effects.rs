@@ -13,7 +13,8 @@ layout! {
         0: pub admin: [U32; 256],
         /// One dword per I/O opcode.
         1024: pub io: [U32; 256],
-        2048: _reserved: [u8; 2048],
+        /// Reserved: zero.
+        2048: pub _reserved: [u8; 2048],
     }
 }
 

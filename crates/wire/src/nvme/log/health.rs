@@ -33,7 +33,8 @@ layout! {
         32: pub command_specific: U64,
         /// Transport specific information.
         40: pub transport_specific: U16,
-        42: _reserved: [u8; 21],
+        /// Reserved: zero.
+        42: pub _reserved: [u8; 21],
         /// Version of this page: 1 when `opcode` and `csi` are filled in.
         63: pub version: u8,
     }
@@ -61,7 +62,8 @@ layout! {
         5: pub percent_used: u8,
         /// Endurance group warnings.
         6: pub endurance_warning: u8,
-        7: _reserved1: [u8; 25],
+        /// Reserved: zero.
+        7: pub _reserved1: [u8; 25],
         /// Data read, in thousands of 512-byte units, rounded up.
         32: pub data_units_read: U128,
         /// Data written, likewise.
@@ -96,7 +98,8 @@ layout! {
         224: pub thermal1_seconds: U32,
         /// Seconds in thermal state 2.
         228: pub thermal2_seconds: U32,
-        232: _reserved2: [u8; 280],
+        /// Reserved: zero.
+        232: pub _reserved2: [u8; 280],
     }
 }
 
@@ -112,10 +115,12 @@ layout! {
     pub struct FirmwareSlots: 512 {
         /// Active slot in bits 2:0, slot after the next reset in bits 6:4.
         0: pub active: u8,
-        1: _reserved1: [u8; 7],
+        /// Reserved: zero.
+        1: pub _reserved1: [u8; 7],
         /// Revision in each slot, space-padded.
         8: pub revisions: [[u8; 8]; 7],
-        64: _reserved2: [u8; 448],
+        /// Reserved: zero.
+        64: pub _reserved2: [u8; 448],
     }
 }
 
@@ -171,10 +176,12 @@ layout! {
         8: pub notice: u8,
         /// Further pages waiting, 255 for more.
         9: pub available: u8,
-        10: _reserved1: [u8; 2],
+        /// Reserved: zero.
+        10: pub _reserved1: [u8; 2],
         /// NSID.
         12: pub nsid: U32,
-        16: _reserved2: [u8; 48],
+        /// Reserved: zero.
+        16: pub _reserved2: [u8; 48],
     }
 }
 
