@@ -112,6 +112,25 @@ fn fio_verifies_four_jobs_at_depth_32_on_a_file_and_on_memory() {
 }
 
 #[test]
+fn without_io_uring_everything_works_the_same() {
+    let net = Net::new();
+    let options = ServerOptions {
+        arguments: vec!["--io-engine".into(), "epoll".into()],
+        ..ServerOptions::default()
+    };
+    let server = Server::start(&net, options);
+    server.create_aio("a0", &server.file("disk"), SMALL);
+    server.export("s0", NQN, "aioVolumes/a0");
+    let mut host = Guest::boot(&net, &GuestOptions::default());
+    host.run(&scenario::connect(Family::V6.server(), NQN, Digests::Data))
+        .ok();
+    host.run(&scenario::compare_data(NQN, 1)).ok();
+    host.run(&scenario::make_file_system(NQN, 1)).ok();
+    host.run(scenario::CHECK_FIRST_FILES).ok();
+    host.run(&scenario::check_file_system(NQN, 1)).ok();
+}
+
+#[test]
 fn namespaces_appear_change_size_and_disappear_while_the_host_is_connected() {
     let net = Net::new();
     let server = Server::start(&net, ServerOptions::default());

@@ -1,0 +1,203 @@
+//! The programs of the binary as a person uses them: the client, the demo, the settings.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tests::{Net, Server, ServerOptions, opi_binary, run};
+
+#[test]
+fn the_client_creates_shows_changes_and_deletes() {
+    let net = Net::new();
+    let server = Server::start(&net, ServerOptions::default());
+    let disk = server.file("disk0").display().to_string();
+    let opi = |words: &[&str]| server.opi(words).ok();
+    opi(&[
+        "create",
+        "aio-volume",
+        "disk0",
+        "--filename",
+        &disk,
+        "--size",
+        "64MiB",
+    ]);
+    assert_eq!(fs::metadata(&disk).unwrap().len(), 64 << 20);
+    opi(&[
+        "create",
+        "nvme-subsystem",
+        "sub0",
+        "--nqn",
+        "nqn.2026-01.org.example:sub0",
+    ]);
+    let parent = ["--parent", "sub0"];
+    let with_parent = |words: &[&str]| opi(&[words, &parent[..]].concat());
+    with_parent(&[
+        "create",
+        "nvme-namespace",
+        "ns0",
+        "--volume-name-ref",
+        "disk0",
+    ]);
+    with_parent(&[
+        "create",
+        "nvme-controller",
+        "tcp0",
+        "--trtype",
+        "tcp",
+        "--traddr",
+        "127.0.0.1",
+        "--trsvcid",
+        "4420",
+        "--adrfam",
+        "ipv4",
+    ]);
+
+    let json = opi(&["get", "aio-volume", "disk0", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("-o json prints JSON");
+    assert_eq!(json["name"], "aioVolumes/disk0", "{json}");
+    assert_eq!(
+        opi(&["list", "aio-volumes", "-o", "name"]).trim(),
+        "aioVolumes/disk0"
+    );
+    for output in ["table", "wide", "yaml"] {
+        let text = with_parent(&["list", "nvme-namespaces", "-o", output]);
+        assert!(text.contains("ns0"), "-o {output}: {text}");
+    }
+    assert!(with_parent(&["describe", "nvme-namespace", "ns0"]).contains("disk0"));
+    opi(&["stats", "aio-volume", "disk0"]);
+
+    let manifest = server.file("more.yaml");
+    let document = opi(&["get", "nvme-subsystem", "sub0", "-o", "yaml"]);
+    fs::write(&manifest, document.replace("sub0", "sub1")).unwrap();
+    let file = manifest.display().to_string();
+    opi(&["apply", "-f", &file]);
+    opi(&["apply", "-f", &file]);
+    let names = opi(&["list", "nvme-subsystems", "-o", "name"]);
+    assert_eq!(
+        names.lines().collect::<Vec<_>>(),
+        ["nvmeSubsystems/sub0", "nvmeSubsystems/sub1"]
+    );
+
+    with_parent(&["delete", "nvme-namespace", "ns0"]);
+    opi(&["delete", "aio-volume", "disk0"]);
+    assert_eq!(opi(&["list", "aio-volumes", "-o", "name"]).trim(), "");
+}
+
+#[test]
+fn the_clients_errors_are_one_line_and_its_exit_codes_mean_something() {
+    let net = Net::new();
+    let server = Server::start(&net, ServerOptions::default());
+    let missing = server.opi(&["get", "malloc-volume", "nothing"]);
+    assert_eq!(missing.status, 1, "{missing}");
+    assert_eq!(missing.text.trim().lines().count(), 1, "{missing}");
+    assert!(missing.text.contains("nothing"), "{missing}");
+    let usage = server.opi(&["create", "malloc-volume", "m0", "--colour", "red"]);
+    assert_eq!(usage.status, 2, "{usage}");
+    let unknown = server.opi(&["frobnicate"]);
+    assert_eq!(unknown.status, 2, "{unknown}");
+    assert!(server.opi(&["--help"]).ok().contains("create"));
+
+    let mut nobody = net.command(&opi_binary());
+    nobody
+        .args(["list", "malloc-volumes"])
+        .env("OPI_ADDR", "127.0.0.1:1");
+    let nobody = run(&mut nobody);
+    assert_eq!(nobody.status, 1, "{nobody}");
+    assert!(nobody.text.contains("127.0.0.1:1"), "{nobody}");
+}
+
+#[test]
+fn the_demo_checks_itself_says_what_to_do_next_and_ends_on_ctrl_c() {
+    let net = Net::new();
+    let mut child = net
+        .command(&opi_binary())
+        .args(["serve", "--demo"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (send, lines) = mpsc::channel();
+    let errors = child.stderr.take().unwrap();
+    let out = child.stdout.take().unwrap();
+    // Both threads end with the program, which closes its ends of the pipes.
+    for stream in [
+        Box::new(out) as Box<dyn std::io::Read + Send>,
+        Box::new(errors),
+    ] {
+        let send = send.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut said = String::new();
+    while !said.contains("nvme connect") || !said.contains("/docs") {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let line = lines.recv_timeout(left);
+        said += &line.unwrap_or_else(|e| panic!("{e} after:\n{said}"));
+        said.push('\n');
+    }
+    for wanted in ["127.0.0.1", "4420", "nqn."] {
+        assert!(said.contains(wanted), "no {wanted} in:\n{said}");
+    }
+    let mut curl = net.command(Path::new("curl"));
+    run(curl.args(["-fsS", "http://127.0.0.1:8082/v1/nvmeSubsystems"])).ok();
+    run(Command::new("kill").args(["-INT", &child.id().to_string()])).ok();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "the demo does not end:\n{said}");
+        thread::sleep(Duration::from_millis(20));
+    };
+    assert!(status.success(), "{status}:\n{said}");
+}
+
+#[test]
+fn management_in_the_clear_stays_on_loopback_unless_asked_for() {
+    let net = Net::new();
+    let folder = tempfile::tempdir().unwrap();
+    let serve = |words: &[&str]| {
+        let mut command = net.command(&opi_binary());
+        command
+            .args(["serve", "--state-dir"])
+            .arg(folder.path().join("state"));
+        run(command.args(words))
+    };
+    let refused = serve(&["--http-addr", "10.77.0.1:8082"]);
+    assert!(
+        refused.status != 0 && refused.text.contains("--insecure"),
+        "{refused}"
+    );
+    let printed = serve(&["--http-addr", "127.0.0.1:9999", "--print-config"]).ok();
+    assert!(printed.contains("127.0.0.1:9999"), "{printed}");
+}
+
+#[test]
+fn legacy_names_are_the_reference_bridges() {
+    let net = Net::new();
+    let options = ServerOptions {
+        arguments: vec!["--legacy-names".into()],
+        ..ServerOptions::default()
+    };
+    let server = Server::start(&net, options);
+    assert_eq!(
+        server.create_malloc("Malloc0", 1024)["name"],
+        "volumes/Malloc0"
+    );
+    server.create_subsystem("subsystem1", "nqn.2026-01.org.example:legacy");
+    let namespace = server.create_namespace("subsystem1", "ns1", "volumes/Malloc0", 1);
+    assert_eq!(
+        namespace["name"],
+        "nvmeSubsystems/subsystem1/nvmeNamespaces/ns1"
+    );
+}
