@@ -1,0 +1,318 @@
+//! One NVMe controller, as its admin queue drives it: properties, admin commands, events, keep-alive.
+//!
+//! It knows no transport: commands come in with a [`Ticket`], answers go out by [`Replies`].
+
+mod errors;
+mod events;
+mod features;
+mod identify;
+mod log;
+mod property;
+
+pub(crate) use errors::ErrorLog;
+pub(crate) use identify::IN_CAPSULE;
+
+use super::discovery;
+use super::queue::{Inbox, Replies, Ticket};
+use super::target::{Association, Shown, Target};
+use blk::{IoBuf, Nanos};
+use events::Events;
+use features::Values;
+use property::Properties;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use wire::nvme::aer::AsyncEvent;
+use wire::nvme::log::DiscoveryEntry;
+use wire::nvme::{AdminCmd, FabricsCmd, Sqe, Status};
+
+/// Entries of a queue, at most: MQES. Deep enough for any host; slots are made as they are used.
+pub(crate) const QUEUE_ENTRIES_MAX: u32 = 1024;
+/// KAS: the granularity of the keep-alive timer, in units of 100 ms.
+const KEEP_ALIVE_GRAIN_100MS: u16 = 10;
+/// How long a discovery controller without keep-alive may be silent: hosts read the page and go.
+const DISCOVERY_IDLE_MAX: Nanos = Nanos::from_secs(120);
+const INVALID: Status = Status::INVALID_FIELD.dnr();
+
+/// What a command comes to at once.
+enum Answer {
+    /// It succeeded with this result.
+    Done(u64),
+    /// It succeeded with these data.
+    Data(Vec<u8>),
+    /// It completes later, through the events or the inbox.
+    Later,
+}
+
+type Answered = Result<Answer, Status>;
+
+/// The host's sign of life.
+struct KeepAlive {
+    /// KATO in milliseconds, 0 for none.
+    kato_ms: u32,
+    last: Nanos,
+}
+
+impl KeepAlive {
+    /// When the host counts as gone.
+    fn deadline(&self, discovery: bool) -> Option<Nanos> {
+        let grain = u64::from(KEEP_ALIVE_GRAIN_100MS) * 100;
+        match u64::from(self.kato_ms) {
+            0 if discovery => Some(self.last + DISCOVERY_IDLE_MAX),
+            0 => None,
+            kato => Some(self.last + Nanos::from_millis(kato.next_multiple_of(grain))),
+        }
+    }
+}
+
+/// See the file's head.
+pub(crate) struct Controller {
+    target: Arc<Target>,
+    association: Arc<Association>,
+    inbox: Arc<Inbox>,
+    /// The address of ours that the host connected to.
+    via: SocketAddr,
+    properties: Properties,
+    values: Values,
+    events: Events,
+    keep_alive: KeepAlive,
+    /// What the host can see, by NSID, as it was last looked at.
+    view: BTreeMap<u32, Shown>,
+    /// NSIDs of the changed namespace list.
+    changed: BTreeSet<u32>,
+    /// The generation of what is in `view` or `entries`.
+    seen: u64,
+    /// The discovery log as it was last looked at.
+    entries: Vec<DiscoveryEntry>,
+    /// Reservation notices read so far.
+    notices_read: u64,
+}
+
+impl Controller {
+    pub(crate) fn new(
+        target: Arc<Target>,
+        association: Arc<Association>,
+        inbox: Arc<Inbox>,
+        via: SocketAddr,
+        kato_ms: u32,
+        now: Nanos,
+    ) -> Self {
+        let mut new = Self {
+            target,
+            association,
+            inbox,
+            via,
+            properties: Properties::default(),
+            values: Values::new(now),
+            events: Events::default(),
+            keep_alive: KeepAlive { kato_ms, last: now },
+            view: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            seen: 0,
+            entries: Vec::new(),
+            notices_read: 0,
+        };
+        new.look();
+        new.changed.clear();
+        new
+    }
+
+    pub(crate) fn association(&self) -> &Arc<Association> {
+        &self.association
+    }
+
+    fn is_discovery(&self) -> bool {
+        self.association.way.is_none()
+    }
+
+    /// Executes a command of the admin queue.
+    pub(crate) fn command(
+        &mut self,
+        now: Nanos,
+        ticket: Ticket,
+        sqe: &Sqe,
+        data: &IoBuf,
+        out: &mut impl Replies,
+    ) {
+        self.keep_alive.last = now;
+        let answer = if FabricsCmd::is(sqe) {
+            self.fabrics(sqe, out)
+        } else {
+            self.admin(now, ticket, sqe, data, out)
+        };
+        match answer {
+            Ok(Answer::Done(result)) => out.done(ticket, Status::SUCCESS, result),
+            Ok(Answer::Data(bytes)) => out.data(ticket, IoBuf::from_slice(&bytes)),
+            Ok(Answer::Later) => {}
+            Err(status) => self.refuse(ticket, sqe, status, out),
+        }
+        self.run(now, out);
+    }
+
+    /// Answers a command that the transport or the parser refused.
+    pub(crate) fn refuse(
+        &self,
+        ticket: Ticket,
+        sqe: &Sqe,
+        status: Status,
+        out: &mut impl Replies,
+    ) {
+        let mut errors = self.association.errors.lock().expect("no holder of the log panics");
+        errors.note(0, ticket, sqe.nsid.get(), 0, status);
+        drop(errors);
+        out.done(ticket, status, 0);
+    }
+
+    fn fabrics(&mut self, sqe: &Sqe, out: &mut impl Replies) -> Answered {
+        match FabricsCmd::parse(sqe)? {
+            FabricsCmd::PropertyGet { size, offset } => {
+                self.properties.get(size, offset).map(Answer::Done)
+            }
+            FabricsCmd::PropertySet { size, offset, value } => {
+                let was = self.properties.is_ready();
+                let reset = self.properties.set(size, offset, value, self.is_discovery())?;
+                if reset {
+                    self.reset(out);
+                } else if !was && self.properties.is_ready() {
+                    self.association.enable();
+                }
+                Ok(Answer::Done(0))
+            }
+            FabricsCmd::Connect(_) => Err(Status::COMMAND_SEQUENCE.dnr()),
+            FabricsCmd::Disconnect { .. } => Err(Status::INVALID_QUEUE_TYPE.dnr()),
+            FabricsCmd::AuthenticationSend | FabricsCmd::AuthenticationReceive => {
+                Err(Status::INVALID_OPCODE.dnr())
+            }
+        }
+    }
+
+    fn admin(
+        &mut self,
+        now: Nanos,
+        ticket: Ticket,
+        sqe: &Sqe,
+        data: &IoBuf,
+        out: &mut impl Replies,
+    ) -> Answered {
+        if !self.properties.is_ready() {
+            return Err(Status::COMMAND_SEQUENCE.dnr());
+        }
+        match AdminCmd::parse(sqe)? {
+            AdminCmd::Identify(id) => self.identify(&id).map(Answer::Data),
+            AdminCmd::GetLogPage(log) => self.log_page(now, &log).map(Answer::Data),
+            AdminCmd::SetFeatures(feature, save) => {
+                self.set_feature(now, ticket, &feature, save, data)
+            }
+            AdminCmd::GetFeatures(feature, select) => self.get_feature(now, &feature, select),
+            AdminCmd::AsyncEventRequest => {
+                let taken = self.events.request(ticket);
+                if taken { Ok(Answer::Later) } else { Err(Status::AER_LIMIT_EXCEEDED.dnr()) }
+            }
+            AdminCmd::KeepAlive => Ok(Answer::Done(0)),
+            AdminCmd::Abort { sqid, cid } => {
+                let request = if sqid == 0 { self.events.abort(cid) } else { None };
+                // Bit 0 says that the command was not aborted: what a volume has begun it ends.
+                let not_aborted = u64::from(request.is_none());
+                if let Some(request) = request {
+                    out.done(request, Status::ABORT_REQUESTED, 0);
+                }
+                Ok(Answer::Done(not_aborted))
+            }
+        }
+    }
+
+    /// Controller reset or shutdown (NVMe Base 2.1, 3.7.2 and 3.6): everything is as after Connect.
+    fn reset(&mut self, out: &mut impl Replies) {
+        self.association.reset();
+        for request in self.events.reset() {
+            out.done(request, Status::ABORTED_SQ_DELETION.dnr(), 0);
+        }
+        self.values = Values::new(self.keep_alive.last);
+        self.changed.clear();
+    }
+
+    /// Does what is due: late answers, events. False once the host counts as gone.
+    pub(crate) fn run(&mut self, now: Nanos, out: &mut impl Replies) -> bool {
+        for (ticket, status) in self.inbox.take() {
+            out.done(ticket, status, 0);
+        }
+        self.look();
+        if self.association.notices() > 0 {
+            self.events.raise(AsyncEvent::ReservationNotification);
+        }
+        while let Some((request, event)) = self.events.next() {
+            out.done(request, Status::SUCCESS, u64::from(event.dw0()));
+        }
+        let expired = self.deadline().is_some_and(|deadline| deadline <= now);
+        if expired {
+            let (host, kato_ms) = (&self.association.hostnqn, self.keep_alive.kato_ms);
+            tracing::info!(%host, cntlid = self.association.cntlid, kato_ms, "keep-alive expired");
+        }
+        !expired
+    }
+
+    /// When to run although nothing happened.
+    pub(crate) fn deadline(&self) -> Option<Nanos> {
+        self.keep_alive.deadline(self.is_discovery())
+    }
+
+    /// Compares what the host could see with what it can see now, and raises events about it.
+    fn look(&mut self) {
+        let Some(subsystem) = self.association.subsystem() else { return self.look_around() };
+        let generation = subsystem.generation();
+        if generation == self.seen {
+            return;
+        }
+        self.seen = generation;
+        let all = self.association.namespaces();
+        let view: BTreeMap<u32, Shown> = all.iter().map(|one| (one.nsid, one.shown())).collect();
+        let old = std::mem::replace(&mut self.view, view);
+        let mut moved = false;
+        for (nsid, now) in &self.view {
+            match old.get(nsid) {
+                Some(was) => {
+                    moved |= was.online != now.online;
+                    if was.differs(now) {
+                        self.changed.insert(*nsid);
+                    }
+                }
+                None => {
+                    self.changed.insert(*nsid);
+                }
+            }
+        }
+        self.changed.extend(old.keys().filter(|nsid| !self.view.contains_key(nsid)));
+        if !self.changed.is_empty() {
+            self.events.raise(AsyncEvent::NamespaceAttribute);
+        }
+        if moved {
+            self.events.raise(AsyncEvent::AnaChange);
+        }
+    }
+
+    /// The same for a discovery controller.
+    fn look_around(&mut self) {
+        let generation = self.target.discovery.generation();
+        if generation == self.seen {
+            return;
+        }
+        self.seen = generation;
+        let entries = discovery::entries(&self.target, &self.association.hostnqn, self.via);
+        if entries != self.entries {
+            self.entries = entries;
+            self.events.raise(AsyncEvent::DiscoveryChange);
+        }
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.association.close();
+        if let Some(subsystem) = self.association.subsystem() {
+            subsystem.dissociate(&self.association);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,115 @@
+//! One queue's way into one namespace.
+
+use crate::nvme::reservation::Access;
+use crate::nvme::target::{Association, Namespace};
+use crate::nvme::users::Pass;
+use blk::{Counters, Geometry, Home, Lane};
+use std::sync::Arc;
+use wire::nvme::Status;
+
+/// A lane, and copies of what every command has to look at.
+pub(super) struct OpenLane {
+    pub(super) namespace: Arc<Namespace>,
+    pub(super) lane: Box<dyn Lane>,
+    pub(super) geometry: Geometry,
+    pub(super) online: bool,
+    pub(super) counters: Arc<Counters>,
+    /// I/Os inside the lane.
+    pub(super) in_flight: u32,
+    /// Commands inside the namespace's gate.
+    pub(super) writers: u32,
+    /// A fence waits until nothing is in flight here: new commands wait too.
+    pub(super) fenced: bool,
+    access: Access,
+    access_version: u64,
+    pass: Pass,
+}
+
+impl OpenLane {
+    /// Opens a lane for the host of `association`.
+    ///
+    /// # Errors
+    /// The status for a namespace that cannot be used now.
+    pub(super) fn open(
+        association: &Association,
+        nsid: u32,
+        home: &mut dyn Home,
+    ) -> Result<Self, Status> {
+        let namespace = association.namespace(nsid);
+        let namespace = namespace.ok_or(Status::INVALID_NAMESPACE.dnr())?;
+        let pass = namespace.users.enter(home.waker(), association.host);
+        if namespace.is_closing() {
+            return Err(Status::INVALID_NAMESPACE.dnr());
+        }
+        let volume = namespace.volume.clone().ok_or(Status::ANA_INACCESSIBLE)?;
+        let counters = namespace.stats.open();
+        if let Some((subsystem, listener)) = &association.way {
+            subsystem.stats.adopt(counters.clone());
+            listener.stats.adopt(counters.clone());
+        }
+        let access_version = namespace.desk.version();
+        Ok(Self {
+            access: namespace.desk.access(&association.host),
+            access_version,
+            geometry: volume.geometry(),
+            online: namespace.is_online(),
+            lane: volume.open_lane(home),
+            namespace,
+            counters,
+            in_flight: 0,
+            writers: 0,
+            fenced: false,
+            pass,
+        })
+    }
+
+    /// Takes over what has changed. False if the namespace is going.
+    pub(super) fn refresh(&mut self) -> bool {
+        if let Some(geometry) = self.namespace.geometry() {
+            self.geometry = geometry;
+        }
+        self.online = self.namespace.is_online();
+        !self.namespace.is_closing()
+    }
+
+    /// What the host may do with the namespace now.
+    #[inline]
+    pub(super) fn access(&mut self, association: &Association) -> Access {
+        let version = self.namespace.desk.version();
+        if version != self.access_version {
+            self.access = self.namespace.desk.access(&association.host);
+            self.access_version = version;
+        }
+        self.access
+    }
+
+    /// Looks whether a fence waits for this lane, and lets it pass if nothing is in flight.
+    pub(super) fn look_for_fence(&mut self) {
+        self.fenced = self.pass.is_fenced();
+        self.pass_fence();
+    }
+
+    /// Lets a fence pass if nothing is in flight any more.
+    pub(super) fn pass_fence(&mut self) {
+        if self.fenced && self.in_flight == 0 {
+            self.pass.passed();
+            self.fenced = false;
+        }
+    }
+
+    /// A command that was let in through the gate has ended.
+    #[inline]
+    pub(super) fn leave_gate(&mut self) {
+        self.writers -= 1;
+        self.namespace.gate.leave();
+    }
+}
+
+impl Drop for OpenLane {
+    fn drop(&mut self) {
+        self.counters.close();
+        for _ in 0..self.writers {
+            self.namespace.gate.leave();
+        }
+    }
+}

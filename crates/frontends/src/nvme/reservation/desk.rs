@@ -1,0 +1,262 @@
+//! [`Desk`]: where the reservation commands of all hosts queue, so that each change is durable
+//! before it counts and before its command completes.
+
+use super::{Access, Change, Request, Reservations};
+use crate::nvme::users::HostId;
+use engine::Keep;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard};
+use wire::nvme::Status;
+use wire::nvme::reservation::Report;
+
+/// Commands that may wait for those before them: a host has one or two in flight.
+const QUEUE_MAX: usize = 256;
+
+/// How a request ended: what it changed, or the status to complete it with.
+pub(crate) type Outcome = Result<Change, Status>;
+type Done = Box<dyn FnOnce(Outcome) + Send>;
+
+struct Waiting {
+    host: HostId,
+    request: Request,
+    done: Done,
+}
+
+#[derive(Default)]
+struct State {
+    current: Reservations,
+    /// A change is on its way to the disk.
+    busy: bool,
+    queue: VecDeque<Waiting>,
+}
+
+/// The reservations of one namespace, shared by all controllers.
+pub(crate) struct Desk {
+    keep: Arc<dyn Keep>,
+    key: String,
+    state: Mutex<State>,
+    /// Changes with every change of who may do what.
+    version: AtomicU64,
+}
+
+impl Desk {
+    /// Brings back what was kept under `key`.
+    pub(crate) fn open(keep: Arc<dyn Keep>, key: String) -> Arc<Self> {
+        let record = keep.get(&key);
+        let current = record.as_deref().and_then(Reservations::from_record);
+        if record.is_some() && current.is_none() {
+            // Hosts find themselves unregistered, as after a power loss without persistence.
+            tracing::error!(key, "the kept reservations cannot be read and are lost");
+        }
+        let state = State { current: current.unwrap_or_default(), ..State::default() };
+        Arc::new(Self { keep, key, state: Mutex::new(state), version: AtomicU64::new(1) })
+    }
+
+    /// Forgets what was kept: the namespace is deleted.
+    pub(crate) fn forget(&self) {
+        let key = self.key.clone();
+        self.keep.put(
+            &self.key,
+            None,
+            Box::new(move |result| {
+                if let Err(error) = result {
+                    tracing::warn!(key, error, "the reservations of a deleted namespace stay");
+                }
+            }),
+        );
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of the desk panics")
+    }
+
+    /// Changes with every change of who may do what; to be looked at for every command.
+    #[inline]
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(SeqCst)
+    }
+
+    /// What `host` may do now.
+    pub(crate) fn access(&self, host: &HostId) -> Access {
+        self.state().current.access(host)
+    }
+
+    /// What Reservation Report tells.
+    pub(crate) fn report(&self) -> Report {
+        self.state().current.report()
+    }
+
+    /// Whether reservations survive a loss of power.
+    pub(crate) fn persists(&self) -> bool {
+        self.state().current.persists()
+    }
+
+    /// Takes a request. `done` is called once its change is durable and counts, or with the status
+    /// that refuses it; on any thread.
+    pub(crate) fn submit(self: &Arc<Self>, host: HostId, request: Request, done: Done) {
+        let mut state = self.state();
+        if state.queue.len() >= QUEUE_MAX {
+            drop(state);
+            done(Err(Status::COMMAND_INTERRUPTED));
+            return;
+        }
+        state.queue.push_back(Waiting { host, request, done });
+        drop(state);
+        self.work();
+    }
+
+    /// Handles requests until one has to wait for the disk.
+    fn work(self: &Arc<Self>) {
+        loop {
+            let mut state = self.state();
+            if state.busy {
+                return;
+            }
+            let Some(Waiting { host, request, done }) = state.queue.pop_front() else { return };
+            let change = match state.current.apply(&host, &request) {
+                Ok(change) => change,
+                Err(status) => {
+                    drop(state);
+                    done(Err(status));
+                    continue;
+                }
+            };
+            let record = change.next.record();
+            state.busy = true;
+            let same = record == state.current.record();
+            drop(state);
+            if same {
+                self.finish(change, done, Ok(()));
+                continue;
+            }
+            let desk = self.clone();
+            let then = move |result: Result<(), String>| {
+                desk.finish(change, done, result);
+                desk.work();
+            };
+            self.keep.put(&self.key, record, Box::new(then));
+        }
+    }
+
+    fn finish(&self, change: Change, done: Done, result: Result<(), String>) {
+        let mut state = self.state();
+        state.busy = false;
+        if result.is_ok() {
+            state.current = change.next.clone();
+            self.version.fetch_add(1, SeqCst);
+        }
+        drop(state);
+        done(match result {
+            Ok(()) => Ok(change),
+            Err(error) => {
+                tracing::error!(key = self.key, error, "a reservation could not be kept");
+                Err(Status::INTERNAL_ERROR)
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::KeepDone;
+    use std::collections::HashMap;
+    use wire::nvme::reservation::{PersistChange, RegisterAction};
+
+    /// Keeps what it is told when the test says so.
+    #[derive(Default)]
+    struct Slow {
+        kept: Mutex<HashMap<String, Vec<u8>>>,
+        pending: Mutex<Vec<(String, Option<Vec<u8>>, KeepDone)>>,
+    }
+
+    impl Keep for Slow {
+        fn get(&self, key: &str) -> Option<Vec<u8>> {
+            self.kept.lock().unwrap().get(key).cloned()
+        }
+        fn put(&self, key: &str, value: Option<Vec<u8>>, done: KeepDone) {
+            self.pending.lock().unwrap().push((key.to_owned(), value, done));
+        }
+    }
+
+    impl Slow {
+        fn settle(&self, result: &Result<(), String>) -> usize {
+            let pending = std::mem::take(&mut *self.pending.lock().unwrap());
+            let count = pending.len();
+            for (key, value, done) in pending {
+                if let (Ok(()), Some(value)) = (result, value) {
+                    self.kept.lock().unwrap().insert(key, value);
+                }
+                done(result.clone());
+            }
+            count
+        }
+    }
+
+    fn register(new: u64, persist: PersistChange) -> Request {
+        let action = RegisterAction::Register;
+        Request::Register { action, ignore_key: false, persist, current: 0, new }
+    }
+
+    type Seen = Arc<Mutex<Vec<Result<(), Status>>>>;
+
+    fn submit(desk: &Arc<Desk>, seen: &Seen, host: HostId, request: Request) {
+        let seen = seen.clone();
+        let done = move |outcome: Outcome| seen.lock().unwrap().push(outcome.map(drop));
+        desk.submit(host, request, Box::new(done));
+    }
+
+    #[test]
+    fn a_change_counts_and_completes_only_once_it_is_durable() {
+        let keep = Arc::new(Slow::default());
+        let desk = Desk::open(keep.clone(), "k".to_owned());
+        let seen = Seen::default();
+        submit(&desk, &seen, [1; 16], register(5, PersistChange::Persist));
+        submit(&desk, &seen, [2; 16], register(6, PersistChange::Unchanged));
+        assert!(seen.lock().unwrap().is_empty());
+        assert!(desk.report().registrants.is_empty());
+        assert_eq!(keep.settle(&Ok(())), 1, "one at a time");
+        assert_eq!(desk.report().registrants.len(), 1);
+        assert_eq!(keep.settle(&Ok(())), 1);
+        assert_eq!(*seen.lock().unwrap(), [Ok(()), Ok(())]);
+        let again = Desk::open(keep, "k".to_owned());
+        assert_eq!(again.report(), desk.report());
+    }
+
+    #[test]
+    fn a_change_that_cannot_be_kept_does_not_count() {
+        let keep = Arc::new(Slow::default());
+        let desk = Desk::open(keep.clone(), "k".to_owned());
+        let seen = Seen::default();
+        let before = desk.version();
+        submit(&desk, &seen, [1; 16], register(5, PersistChange::Persist));
+        keep.settle(&Err("disk full".to_owned()));
+        assert_eq!(*seen.lock().unwrap(), [Err(Status::INTERNAL_ERROR)]);
+        assert!(desk.report().registrants.is_empty());
+        assert_eq!(desk.version(), before);
+    }
+
+    #[test]
+    fn without_persistence_nothing_waits_for_the_disk() {
+        let keep = Arc::new(Slow::default());
+        let desk = Desk::open(keep.clone(), "k".to_owned());
+        let seen = Seen::default();
+        submit(&desk, &seen, [1; 16], register(5, PersistChange::Unchanged));
+        assert_eq!(*seen.lock().unwrap(), [Ok(())]);
+        assert_eq!(keep.settle(&Ok(())), 0);
+    }
+
+    #[test]
+    fn too_many_waiting_requests_are_turned_away() {
+        let keep = Arc::new(Slow::default());
+        let desk = Desk::open(keep.clone(), "k".to_owned());
+        let seen = Seen::default();
+        for _ in 0..=QUEUE_MAX + 1 {
+            submit(&desk, &seen, [1; 16], register(5, PersistChange::Persist));
+        }
+        assert_eq!(*seen.lock().unwrap(), [Err(Status::COMMAND_INTERRUPTED)]);
+        while keep.settle(&Ok(())) > 0 {}
+        assert_eq!(seen.lock().unwrap().len(), QUEUE_MAX + 2);
+    }
+}
