@@ -70,6 +70,23 @@ fn the_client_creates_shows_changes_and_deletes() {
     assert!(with_parent(&["describe", "nvme-namespace", "ns0"]).contains("disk0"));
     opi(&["stats", "aio-volume", "disk0"]);
 
+    with_parent(&["delete", "nvme-namespace", "ns0"]);
+    opi(&["delete", "aio-volume", "disk0"]);
+    assert_eq!(opi(&["list", "aio-volumes", "-o", "name"]).trim(), "");
+}
+
+#[test]
+fn what_the_client_prints_it_applies_again() {
+    let net = Net::new();
+    let server = Server::start(&net, ServerOptions::default());
+    let opi = |words: &[&str]| server.opi(words).ok();
+    opi(&[
+        "create",
+        "nvme-subsystem",
+        "sub0",
+        "--nqn",
+        "nqn.2026-01.org.example:sub0",
+    ]);
     let manifest = server.file("more.yaml");
     let document = opi(&["get", "nvme-subsystem", "sub0", "-o", "yaml"]);
     fs::write(&manifest, document.replace("sub0", "sub1")).unwrap();
@@ -81,10 +98,6 @@ fn the_client_creates_shows_changes_and_deletes() {
         names.lines().collect::<Vec<_>>(),
         ["nvmeSubsystems/sub0", "nvmeSubsystems/sub1"]
     );
-
-    with_parent(&["delete", "nvme-namespace", "ns0"]);
-    opi(&["delete", "aio-volume", "disk0"]);
-    assert_eq!(opi(&["list", "aio-volumes", "-o", "name"]).trim(), "");
 }
 
 #[test]
