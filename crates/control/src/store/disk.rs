@@ -247,3 +247,214 @@ fn is_full(e: &std::io::Error) -> bool {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Seal;
+    use redb::backends::FileBackend;
+    use redb::{BackendError, StorageBackend};
+    use std::fs::OpenOptions;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use zeroize::Zeroizing;
+
+    fn keys() -> Arc<Keys> {
+        Arc::new(Keys::derive(&[1; 32]))
+    }
+
+    fn keep(key: &str, value: &str) -> Batch {
+        let value = Some(value.as_bytes().to_vec());
+        let writes = vec![Write::Keep {
+            key: key.to_owned(),
+            value,
+        }];
+        Batch {
+            writes,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_opening_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = DiskStore::open(dir.path(), keys()).unwrap();
+        store.commit(&keep("a", "1")).unwrap();
+        store.commit(&keep("b", "2")).unwrap();
+        drop(store);
+        let mut store = DiskStore::open(dir.path(), keys()).unwrap();
+        let keep = store.load().unwrap().keep;
+        assert_eq!(keep.keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(keep["b"], b"2");
+    }
+
+    #[test]
+    fn another_key_file_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DiskStore::open(dir.path(), keys()).unwrap());
+        let other = Arc::new(Keys::derive(&[2; 32]));
+        let error = DiskStore::open(dir.path(), other).err().unwrap();
+        assert!(error.message.contains("--key-file"), "{error}");
+    }
+
+    #[test]
+    fn a_truncated_or_overwritten_store_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = DiskStore::open(dir.path(), keys()).unwrap();
+        store.commit(&keep("a", "1")).unwrap();
+        drop(store);
+        let path = dir.path().join(FILE);
+        let whole = fs::read(&path).unwrap();
+        let lengths = [
+            0,
+            1,
+            100,
+            4096,
+            5000,
+            8192,
+            whole.len() / 2,
+            whole.len() - 1,
+        ];
+        let cut = lengths.iter().map(|n| whole[..*n].to_vec());
+        let zeroes = vec![0; whole.len()];
+        let noise: Vec<u8> = (0..whole.len()).map(|i| (i * 31 % 251) as u8).collect();
+        for damaged in cut.chain([zeroes, noise]) {
+            fs::write(&path, &damaged).unwrap();
+            let error = match DiskStore::open(dir.path(), keys()) {
+                Err(error) => error,
+                Ok(_) => panic!("{} of {} bytes were accepted", damaged.len(), whole.len()),
+            };
+            assert!(
+                error.message.contains("restore it from a backup"),
+                "{error}"
+            );
+            assert_eq!(fs::metadata(&path).unwrap().len() as usize, damaged.len());
+        }
+        fs::write(&path, &whole).unwrap();
+        assert_eq!(
+            DiskStore::open(dir.path(), keys())
+                .unwrap()
+                .load()
+                .unwrap()
+                .keep
+                .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_bit_that_flipped_in_the_store_is_found_or_harmless() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = DiskStore::open(dir.path(), keys()).unwrap();
+        store.commit(&keep("a", "0123456789")).unwrap();
+        drop(store);
+        let path = dir.path().join(FILE);
+        let whole = fs::read(&path).unwrap();
+        let at = whole.windows(10).position(|w| w == b"0123456789").unwrap();
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        fs::write(&path, &flipped).unwrap();
+        assert!(DiskStore::open(dir.path(), keys()).is_err());
+    }
+
+    /// A file whose disk is full while the switch is on.
+    #[derive(Debug)]
+    struct Full(FileBackend, Arc<AtomicBool>);
+
+    impl Full {
+        fn check(&self) -> std::result::Result<(), std::io::Error> {
+            let full = self.1.load(Ordering::SeqCst);
+            if full {
+                Err(std::io::Error::from(ErrorKind::StorageFull))
+            } else {
+                Ok(())
+            }
+        }
+    }
+
+    impl StorageBackend for Full {
+        fn len(&self) -> std::result::Result<u64, std::io::Error> {
+            self.0.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> std::result::Result<(), std::io::Error> {
+            self.0.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> std::result::Result<(), std::io::Error> {
+            self.check()?;
+            self.0.set_len(len)
+        }
+        fn sync_data(&self) -> std::result::Result<(), std::io::Error> {
+            self.check()?;
+            self.0.sync_data()
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> std::result::Result<(), std::io::Error> {
+            self.check()?;
+            self.0.write(offset, data)
+        }
+        fn close(&self) -> std::result::Result<(), std::io::Error> {
+            self.0.close()
+        }
+        fn try_lock_range(
+            &self,
+            start: std::ops::Bound<u64>,
+            end: std::ops::Bound<u64>,
+        ) -> std::result::Result<bool, BackendError> {
+            self.0.try_lock_range(start, end)
+        }
+        fn unlock_range(
+            &self,
+            start: std::ops::Bound<u64>,
+            end: std::ops::Bound<u64>,
+        ) -> std::result::Result<(), BackendError> {
+            self.0.unlock_range(start, end)
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_said_to_be_full_and_the_store_goes_on_when_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let full = Arc::new(AtomicBool::new(false));
+        let switch = full.clone();
+        let opener: Opener = Box::new(move |path| {
+            let file = OpenOptions::new().read(true).write(true).open(path)?;
+            let backend = Full(FileBackend::new(file)?, switch.clone());
+            Ok(Database::builder().create_with_backend(backend)?)
+        });
+        let mut store = DiskStore::open_with(dir.path(), keys(), opener).unwrap();
+        store.commit(&keep("a", "1")).unwrap();
+        full.store(true, Ordering::SeqCst);
+        for _ in 0..3 {
+            let error = store.commit(&keep("b", "2")).unwrap_err();
+            assert_eq!(error.code, Code::ResourceExhausted);
+            assert!(error.message.contains("free some space"), "{error}");
+        }
+        full.store(false, Ordering::SeqCst);
+        store.commit(&keep("c", "3")).unwrap();
+        drop(store);
+        let keep = DiskStore::open(dir.path(), keys())
+            .unwrap()
+            .load()
+            .unwrap()
+            .keep;
+        assert_eq!(keep.keys().collect::<Vec<_>>(), ["a", "c"]);
+    }
+
+    #[test]
+    fn secrets_are_sealed_with_the_records_and_strays_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = DiskStore::open(dir.path(), keys()).unwrap();
+        let seal = Seal {
+            file: "ab".to_owned(),
+            secret: Zeroizing::new(vec![1; 16]),
+        };
+        store
+            .commit(&Batch {
+                seal: vec![seal],
+                ..Default::default()
+            })
+            .unwrap();
+        assert!(dir.path().join("keys/ab").exists());
+        drop(store);
+        DiskStore::open(dir.path(), keys()).unwrap().load().unwrap();
+        assert!(!dir.path().join("keys/ab").exists(), "no record names it");
+    }
+}
