@@ -1,1 +1,17 @@
-//! To come.
+//! The client: `opi <verb> <resource> [name] [flags]`, with everything about resources taken from
+//! the descriptors when it starts.
+
+mod app;
+mod client;
+mod failure;
+mod flags;
+mod output;
+mod pages;
+mod units;
+mod verbs;
+mod words;
+
+pub use app::{commands, is_ours, rewrite, run};
+pub use failure::Failure;
+pub use pages::usage_line;
+pub use units::{parse_duration, parse_size};

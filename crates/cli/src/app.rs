@@ -1,0 +1,550 @@
+//! The command tree, and the way from a command line to the function that serves it.
+
+use api::comments;
+use api::kinds::{self, Kind, Verb};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, ValueHint, value_parser};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::client::{Client, PAGE_SIZE, Target};
+use crate::failure::{Failure, Result};
+use crate::output::Format;
+use crate::{flags, pages, units, verbs, words};
+
+/// The verbs whose next word is a kind of resource.
+const RESOURCE_VERBS: [&str; 8] = [
+    "create", "get", "list", "update", "delete", "stats", "describe", "reset",
+];
+
+/// One verb: its name, what it does, and examples.
+struct Spec {
+    name: &'static str,
+    about: &'static str,
+    examples: &'static str,
+    method: Verb,
+}
+
+fn specs() -> [Spec; 8] {
+    let spec = |name, about, method, examples| Spec {
+        name,
+        about,
+        examples,
+        method,
+    };
+    [
+        spec("create", "Create a resource", Verb::Create, CREATE_EXAMPLES),
+        spec(
+            "get",
+            "Show resources by name, or all of a kind",
+            Verb::Get,
+            GET_EXAMPLES,
+        ),
+        spec(
+            "list",
+            "Show all resources of a kind",
+            Verb::List,
+            LIST_EXAMPLES,
+        ),
+        spec(
+            "update",
+            "Change fields of a resource",
+            Verb::Update,
+            UPDATE_EXAMPLES,
+        ),
+        spec("delete", "Delete resources", Verb::Delete, DELETE_EXAMPLES),
+        spec(
+            "stats",
+            "Show what a resource counted",
+            Verb::Stats,
+            STATS_EXAMPLES,
+        ),
+        spec(
+            "describe",
+            "Show a resource with its state, its users and the volumes below it",
+            Verb::Get,
+            DESCRIBE_EXAMPLES,
+        ),
+        spec(
+            "reset",
+            "Reset a resource",
+            Verb::Custom("reset".to_owned()),
+            RESET_EXAMPLES,
+        ),
+    ]
+}
+
+const CREATE_EXAMPLES: &str = "\
+Examples:
+  opi create malloc-volume m0 --size 1GiB
+  opi create aio-volume disk0 --filename /var/lib/disk0.img --size 10GiB
+  opi create nvme-subsystem s0 --nqn nqn.2024-01.org.example:s0
+  opi create nvme-namespace n0 --parent s0 --volume-name-ref mallocVolumes/m0
+  opi create nvme-controller c0 --parent s0 --trtype tcp --adrfam ipv4 --traddr 127.0.0.1 \\
+      --trsvcid 4420
+
+Without a name the server chooses one.";
+const GET_EXAMPLES: &str = "\
+Examples:
+  opi get malloc-volumes
+  opi get malloc-volume m0 -o yaml
+  opi get mallocVolumes/m0 nvmeSubsystems/s0/nvmeControllers/c0
+  opi get nvme-namespace n0 --parent s0
+  opi get all";
+const LIST_EXAMPLES: &str = "\
+Examples:
+  opi list nvme-subsystems
+  opi list nvme-namespaces --parent s0 -o wide
+  opi list malloc-volumes --watch
+  opi list all";
+const UPDATE_EXAMPLES: &str = "\
+Examples:
+  opi update aio-volume disk0 --size 20GiB
+  opi update nvme-subsystem s0 --hostnqn nqn.2014-08.org.nvmexpress:uuid:...
+
+Only the fields given by flags change, unless --update-mask says otherwise.";
+const DELETE_EXAMPLES: &str = "\
+Examples:
+  opi delete malloc-volume m0 m1
+  opi delete nvme-namespace n0 --parent s0
+  opi delete -f everything.yaml";
+const STATS_EXAMPLES: &str = "\
+Examples:
+  opi stats malloc-volume m0
+  opi stats nvme-subsystem s0 -o json";
+const DESCRIBE_EXAMPLES: &str = "\
+Examples:
+  opi describe malloc-volume m0
+  opi describe nvmeSubsystems/s0";
+const RESET_EXAMPLES: &str = "\
+Examples:
+  opi reset nvme-remote-controller r0";
+const APPLY_EXAMPLES: &str = "\
+Examples:
+  opi apply -f everything.yaml
+  opi get malloc-volume m0 -o yaml | opi apply -f -
+
+A file holds one or more documents (YAML or JSON), each a resource with its full name, or with a
+`kind` and a `name`:
+
+  kind: MallocVolume
+  name: m0
+  blockSize: 4096
+  blocksCount: 262144
+  ---
+  kind: NvmeNamespace
+  parent: s0
+  name: n0
+  spec:
+    volumeNameRef: m0
+
+What does not exist is created, what differs is changed, and fields that the file leaves out stay.
+The order does not matter: what others refer to comes first. Secrets are used when a resource is
+created, and are not compared afterwards.";
+const TOP_EXAMPLES: &str = "\
+Examples:
+  opi top
+  opi top nvme-namespaces --interval 2s
+  opi top --once -o json";
+
+/// The commands of the client.
+pub fn commands() -> Vec<Command> {
+    let mut all: Vec<Command> = specs().iter().map(verb_command).collect();
+    all.push(apply_command());
+    all.push(top_command());
+    all.extend(pages::commands());
+    all
+}
+
+/// True for a command that [`run`] serves.
+pub fn is_ours(name: &str) -> bool {
+    RESOURCE_VERBS.contains(&name) || ["apply", "top", "completion", "man"].contains(&name)
+}
+
+fn verb_command(spec: &Spec) -> Command {
+    let served = kinds::all()
+        .iter()
+        .filter(|k| k.method(&spec.method).is_some());
+    let mut command = Command::new(spec.name)
+        .about(spec.about)
+        .after_help(spec.examples)
+        .arg_required_else_help(true)
+        .subcommand_required(true)
+        .subcommand_value_name("RESOURCE")
+        .subcommand_help_heading("Resources")
+        .disable_help_subcommand(true)
+        .args(connection_args())
+        .arg(output_arg())
+        .group(tls_group())
+        .subcommands(served.map(|kind| kind_command(kind, spec)));
+    if spec.name == "delete" {
+        command = command
+            .subcommand_required(false)
+            .args_conflicts_with_subcommands(true)
+            .arg(filename_arg().required(false));
+    }
+    if ["get", "list"].contains(&spec.name) {
+        let all = Command::new(words::ALL).about("Everything, with its state");
+        command = command.subcommand(all);
+    }
+    if spec.name == "get" {
+        let about = "The machine itself: firmware, processors, memory, PCI devices";
+        command = command.subcommand(Command::new(verbs::INVENTORY).about(about));
+    }
+    command
+}
+
+fn kind_command(kind: &'static Kind, spec: &Spec) -> Command {
+    let method = kind.method(&spec.method).expect("filtered by the caller");
+    let comment = comments::method(&method.descriptor);
+    let mut command = Command::new(words::word(kind))
+        .about(words::first_sentence(comments::message(&kind.message)).to_owned())
+        .long_about(comment.to_owned());
+    let name = Arg::new("name").value_name("NAME");
+    command = match spec.name {
+        "create" => command.arg(name.help("Id of the new resource; the server chooses if absent")),
+        "get" => command
+            .arg(
+                name.num_args(0..)
+                    .help("Names or ids; all resources if absent"),
+            )
+            .args(list_args()),
+        "list" => command.args(list_args()),
+        "delete" => command
+            .arg(name.num_args(1..).required(true).help("Names or ids"))
+            .arg(switch("allow-missing").help("Succeed if there is no such resource")),
+        "stats" => command.arg(name.num_args(1..).required(true).help("Names or ids")),
+        _ => command.arg(name.required(true).help("Name or id")),
+    };
+    if let Some(parent) = kind.parent() {
+        let help = format!("The {} it belongs to, by name or id", words::word(parent));
+        command = command.arg(
+            Arg::new("parent")
+                .long("parent")
+                .value_name("NAME")
+                .help(help),
+        );
+    }
+    if spec.name == "create" || spec.name == "update" {
+        command = command.args(flags::args(kind, &flags::of(kind)));
+    }
+    if spec.name == "update" {
+        let mask = Arg::new("update-mask")
+            .long("update-mask")
+            .value_name("FIELDS")
+            .value_delimiter(',')
+            .help("Fields to change, as in spec.nqn, or `*`; those given by flags if absent");
+        let missing = switch("allow-missing").help("Create the resource if it does not exist");
+        command = command.arg(mask).arg(missing);
+    }
+    command
+}
+
+fn list_args() -> [Arg; 3] {
+    [
+        Arg::new("page-size")
+            .long("page-size")
+            .value_name("N")
+            .value_parser(value_parser!(i32))
+            .default_value(PAGE_SIZE.to_string())
+            .help("Resources asked for at once; all pages are fetched"),
+        Arg::new("limit")
+            .long("limit")
+            .value_name("N")
+            .value_parser(value_parser!(usize))
+            .help("Show at most so many"),
+        switch("watch")
+            .short('w')
+            .help("Go on and show changes of state until interrupted"),
+    ]
+}
+
+fn switch(name: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue)
+}
+
+fn filename_arg() -> Arg {
+    Arg::new("filename")
+        .short('f')
+        .long("filename")
+        .value_name("FILE")
+        .value_hint(ValueHint::FilePath)
+        .action(ArgAction::Append)
+        .help("YAML or JSON file; - is the standard input; may be given more than once")
+}
+
+fn output_arg() -> Arg {
+    Arg::new("output")
+        .short('o')
+        .long("output")
+        .value_name("FORMAT")
+        .global(true)
+        .value_parser(value_parser!(Format))
+        .help("How to show the result")
+}
+
+fn connection_args() -> Vec<Arg> {
+    let heading = "Connection";
+    let file = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("FILE")
+            .value_hint(ValueHint::FilePath)
+            .value_parser(value_parser!(PathBuf))
+            .env(match name {
+                "tls-ca" => "OPI_TLS_CA",
+                "tls-cert" => "OPI_TLS_CERT",
+                _ => "OPI_TLS_KEY",
+            })
+            .hide_env(true)
+            .help(help)
+    };
+    let args = [
+        Arg::new("addr")
+            .long("addr")
+            .value_name("HOST:PORT")
+            .env("OPI_ADDR")
+            .default_value("127.0.0.1:50051")
+            .help("Where the server answers gRPC"),
+        file(
+            "tls-ca",
+            "Use TLS, and trust the authorities in this PEM file",
+        ),
+        file("tls-cert", "PEM file with the client certificate").requires("tls-key"),
+        file("tls-key", "PEM file with the key of the client certificate").requires("tls-cert"),
+        Arg::new("timeout")
+            .long("timeout")
+            .value_name("TIME")
+            .value_parser(units::parse_duration)
+            .default_value("30s")
+            .help("How long one call may take"),
+    ];
+    args.into_iter()
+        .map(|a| a.global(true).help_heading(heading))
+        .collect()
+}
+
+fn tls_group() -> ArgGroup {
+    ArgGroup::new("tls")
+        .args(["tls-ca", "tls-cert", "tls-key"])
+        .multiple(true)
+}
+
+fn apply_command() -> Command {
+    Command::new("apply")
+        .about("Create or change what a file describes")
+        .after_help(APPLY_EXAMPLES)
+        .arg_required_else_help(true)
+        .arg(filename_arg().required(true))
+        .args(connection_args())
+        .arg(output_arg())
+        .group(tls_group())
+}
+
+fn top_command() -> Command {
+    let interval = Arg::new("interval")
+        .long("interval")
+        .value_name("TIME")
+        .value_parser(units::parse_duration)
+        .default_value("1s")
+        .help("Time between two looks");
+    let once = switch("once").help("Look twice, show the rates in between once, and end");
+    let resource = Arg::new("resource")
+        .value_name("RESOURCE")
+        .help("One kind; all if absent");
+    Command::new("top")
+        .about("Show live rates and latencies")
+        .after_help(TOP_EXAMPLES)
+        .args([resource, interval, once])
+        .args(connection_args())
+        .arg(output_arg())
+        .group(tls_group())
+}
+
+/// Brings the word after a verb into its one spelling, and takes `kind/name` apart, so that clap
+/// finds its command.
+///
+/// # Errors
+/// The word means no kind of resource.
+pub fn rewrite(mut args: Vec<OsString>) -> Result<Vec<OsString>> {
+    let is_verb = |arg: &OsString| arg.to_str().is_some_and(|a| RESOURCE_VERBS.contains(&a));
+    if !args.get(1).is_some_and(is_verb) {
+        return Ok(args);
+    }
+    let verb = args[1].to_str().unwrap_or_default().to_owned();
+    let takes_value = |flag: &str| {
+        let mut all = connection_args();
+        all.extend([output_arg(), filename_arg()]);
+        all.iter().any(|a| {
+            let long = a.get_long().is_some_and(|l| flag == format!("--{l}"));
+            long || a.get_short().is_some_and(|s| flag == format!("-{s}"))
+        })
+    };
+    let mut at = 2;
+    while let Some(arg) = args.get(at).and_then(|a| a.to_str()) {
+        if !arg.starts_with('-') {
+            break;
+        }
+        at += if takes_value(arg) { 2 } else { 1 };
+    }
+    let Some(word) = args.get(at).and_then(|a| a.to_str()).map(str::to_owned) else {
+        return Ok(args);
+    };
+    let special = match verb.as_str() {
+        "get" => word == words::ALL || word == verbs::INVENTORY,
+        "list" => word == words::ALL,
+        _ => false,
+    };
+    if special || word == "help" {
+        return Ok(args);
+    }
+    match words::split_name(&word) {
+        Some((kind, name)) => {
+            args.splice(at..=at, [words::word(kind).into(), name.into()]);
+        }
+        None => args[at] = words::word(words::resolve(&word)?).into(),
+    }
+    Ok(args)
+}
+
+/// Runs one of [`commands`]. `root` is the whole program, for its manual and completions.
+///
+/// # Errors
+/// The command failed; the failure says why and with which exit code.
+pub fn run(root: &Command, verb: &str, matches: &ArgMatches) -> Result<()> {
+    if pages::run(root, verb, matches)? {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(format!("cannot start: {e}")))?;
+    runtime.block_on(async {
+        let target = target(matches);
+        let format = matches.get_one::<Format>("output").copied();
+        let cx = verbs::Cx {
+            target: &target,
+            format,
+        };
+        match verb {
+            "apply" => verbs::apply(&cx, matches).await,
+            "top" => verbs::top(&cx, matches).await,
+            _ => dispatch(&cx, verb, matches).await,
+        }
+    })
+}
+
+async fn dispatch(cx: &verbs::Cx<'_>, verb: &str, matches: &ArgMatches) -> Result<()> {
+    let Some((word, inner)) = matches.subcommand() else {
+        return verbs::delete_files(cx, matches).await;
+    };
+    let client = Client::connect(cx.target).await?;
+    match word {
+        words::ALL => return verbs::all(cx, &client).await,
+        verbs::INVENTORY => return verbs::inventory(cx, &client).await,
+        _ => {}
+    }
+    let kind = words::resolve(word)?;
+    match verb {
+        "create" => verbs::create(cx, &client, kind, inner).await,
+        "get" => verbs::get(cx, &client, kind, inner).await,
+        "list" => verbs::list(cx, &client, kind, inner).await,
+        "update" => verbs::update(cx, &client, kind, inner).await,
+        "delete" => verbs::delete(cx, &client, kind, inner).await,
+        "stats" => verbs::stats(cx, &client, kind, inner).await,
+        "describe" => verbs::describe(cx, &client, kind, inner).await,
+        _ => verbs::custom(cx, &client, kind, verb, inner).await,
+    }
+}
+
+fn target(matches: &ArgMatches) -> Target {
+    // Global arguments are copied down, and those of the innermost command count.
+    let inner = matches.subcommand().map_or(matches, |(_, inner)| inner);
+    let path = |name: &str| inner.get_one::<PathBuf>(name).cloned();
+    Target {
+        addr: inner.get_one::<String>("addr").cloned().unwrap_or_default(),
+        ca: path("tls-ca"),
+        cert: path("tls-cert"),
+        key: path("tls-key"),
+        timeout: inner.get_one("timeout").copied().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> Command {
+        Command::new("opi").subcommands(commands())
+    }
+
+    fn rewritten(line: &str) -> Result<String> {
+        let args = line.split(' ').map(OsString::from).collect();
+        let args: Vec<String> = rewrite(args)?
+            .into_iter()
+            .map(|a| a.into_string().unwrap())
+            .collect();
+        Ok(args.join(" "))
+    }
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        root().debug_assert();
+    }
+
+    #[test]
+    fn resource_words_find_their_command() {
+        let cases = [
+            ("opi get mallocVolumes", "opi get malloc-volume"),
+            (
+                "opi get -o json malloc/m0",
+                "opi get -o json malloc-volume m0",
+            ),
+            (
+                "opi get --addr x:1 malloc m0",
+                "opi get --addr x:1 malloc-volume m0",
+            ),
+            (
+                "opi delete nvmeSubsystems/s",
+                "opi delete nvme-subsystem nvmeSubsystems/s",
+            ),
+            ("opi get all", "opi get all"),
+            ("opi delete -f a.yaml", "opi delete -f a.yaml"),
+            ("opi top malloc", "opi top malloc"),
+            ("opi create --help", "opi create --help"),
+            ("opi serve x", "opi serve x"),
+        ];
+        for (given, wanted) in cases {
+            assert_eq!(rewritten(given).unwrap(), wanted);
+        }
+        assert_eq!(rewritten("opi get bananas").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn the_lines_of_the_manual_parse() {
+        let text: String = specs()
+            .iter()
+            .map(|s| s.examples.replace("\\\n", " ") + "\n")
+            .collect();
+        let text = text + APPLY_EXAMPLES + "\n" + TOP_EXAMPLES;
+        let mut lines = 0;
+        for line in text.lines().filter_map(|l| l.trim().strip_prefix("opi ")) {
+            let words = line.split(" | ").next().unwrap().split_whitespace();
+            let args = std::iter::once("opi")
+                .chain(words)
+                .map(OsString::from)
+                .collect();
+            let args = rewrite(args).unwrap();
+            root()
+                .try_get_matches_from(args)
+                .unwrap_or_else(|e| panic!("{line}: {e}"));
+            lines += 1;
+        }
+        assert!(lines > 20, "{lines}");
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key() {
+        let args = ["opi", "get", "all", "--tls-cert", "c.pem"];
+        assert!(root().try_get_matches_from(args).is_err());
+    }
+}
