@@ -1,6 +1,6 @@
 //! Back ends: the places where data lives, a folder for each.
 //!
-//! A new one is a folder with a [`volumes::Kind`] in it, and two lines here: its `mod`, and its
+//! A new one is a folder with a `volumes::Kind` in it, and two lines here: its `mod`, and its
 //! place in [`TYPES`].
 
 mod checks;

@@ -79,7 +79,9 @@ fn failed(path: &str, what: &str, error: io::Error) -> Error {
     };
     let advice = match error.raw_os_error() {
         Some(libc::EBUSY) => "; it is mounted or otherwise in use: unmount or release it first",
-        Some(libc::EACCES | libc::EPERM | libc::EROFS) => "; the server must be able to write it",
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
+            "; the server must be allowed to write it, and nobody may have it mounted"
+        }
         _ => "",
     };
     let text = format!("{FILENAME}: cannot {what} {path}: {error}{advice}");
