@@ -1,4 +1,5 @@
-//! The comments of the `.proto` files, for help texts and reference documents.
+//! The comments of the `.proto` files, for everything that documents itself: OpenAPI, the client's
+//! help, the reference.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -8,82 +9,73 @@ use prost_reflect::{
     MethodDescriptor, ServiceDescriptor,
 };
 
-type Comments = HashMap<(String, Vec<i32>), String>;
+/// By file, then by the path of the element in its `FileDescriptorProto`.
+type Table = HashMap<String, HashMap<Vec<i32>, String>>;
 
-fn lookup(file: &FileDescriptor, path: &[i32]) -> &'static str {
-    static TABLE: OnceLock<Comments> = OnceLock::new();
+/// What a message is; empty for messages of other projects.
+pub fn message(of: &MessageDescriptor) -> &'static str {
+    find(&of.parent_file(), of.path())
+}
+
+/// What a field holds.
+pub fn field(of: &FieldDescriptor) -> &'static str {
+    find(&of.parent_message().parent_file(), of.path())
+}
+
+/// What an enum chooses.
+pub fn enumeration(of: &EnumDescriptor) -> &'static str {
+    find(&of.parent_file(), of.path())
+}
+
+/// What a value of an enum means.
+pub fn value(of: &EnumValueDescriptor) -> &'static str {
+    find(&of.parent_enum().parent_file(), of.path())
+}
+
+/// What a service is for.
+pub fn service(of: &ServiceDescriptor) -> &'static str {
+    find(&of.parent_file(), of.path())
+}
+
+/// What a method does.
+pub fn method(of: &MethodDescriptor) -> &'static str {
+    find(&of.parent_service().parent_file(), of.path())
+}
+
+fn find(file: &FileDescriptor, path: &[i32]) -> &'static str {
+    static TABLE: OnceLock<Table> = OnceLock::new();
     let table = TABLE.get_or_init(read);
-    // A lookup key owns its parts; this runs for documents and help only.
     table
-        .get(&(file.name().to_owned(), path.to_vec()))
+        .get(file.name())
+        .and_then(|f| f.get(path))
         .map_or("", String::as_str)
 }
 
-fn read() -> Comments {
-    let mut table = Comments::new();
+fn read() -> Table {
+    let mut table = Table::new();
     for file in crate::pool().files() {
-        let proto = file.file_descriptor_proto();
-        for location in proto
-            .source_code_info
+        let Some(info) = &file.file_descriptor_proto().source_code_info else {
+            continue;
+        };
+        let comments = info
+            .location
             .iter()
-            .flat_map(|info| &info.location)
-        {
-            let text = tidy(location.leading_comments());
-            if !text.is_empty() {
-                table.insert((file.name().to_owned(), location.path.clone()), text);
-            }
-        }
+            .filter(|l| l.leading_comments.is_some());
+        let comments = comments.map(|l| (l.path.clone(), unwrap(l.leading_comments())));
+        table.insert(file.name().to_owned(), comments.collect());
     }
     table
 }
 
-/// Joins the lines of a paragraph, and keeps paragraphs apart by a blank line.
-fn tidy(comment: &str) -> String {
-    let lines: Vec<&str> = comment.lines().map(str::trim).collect();
-    let paragraphs = lines
-        .split(|line| line.is_empty())
-        .map(|lines| lines.join(" "));
+/// Joins the lines of a paragraph; an empty line between two paragraphs stays.
+fn unwrap(comment: &str) -> String {
+    let paragraphs = comment
+        .split("\n\n")
+        .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
     paragraphs
         .filter(|p| !p.is_empty())
         .collect::<Vec<_>>()
         .join("\n\n")
-}
-
-/// What stands above a field; empty without a comment.
-pub fn of_field(field: &FieldDescriptor) -> &'static str {
-    lookup(&field.parent_message().parent_file(), field.path())
-}
-
-/// What stands above a message.
-pub fn of_message(message: &MessageDescriptor) -> &'static str {
-    lookup(&message.parent_file(), message.path())
-}
-
-/// What stands above a method.
-pub fn of_method(method: &MethodDescriptor) -> &'static str {
-    lookup(&method.parent_service().parent_file(), method.path())
-}
-
-/// What stands above a service.
-pub fn of_service(service: &ServiceDescriptor) -> &'static str {
-    lookup(&service.parent_file(), service.path())
-}
-
-/// What stands above an enumeration.
-pub fn of_enum(descriptor: &EnumDescriptor) -> &'static str {
-    lookup(&descriptor.parent_file(), descriptor.path())
-}
-
-/// What stands above a value of an enumeration.
-pub fn of_enum_value(value: &EnumValueDescriptor) -> &'static str {
-    lookup(&value.parent_enum().parent_file(), value.path())
-}
-
-/// The first sentence of a comment, without its full stop.
-pub fn first_sentence(comment: &str) -> &str {
-    let paragraph = comment.split("\n\n").next().unwrap_or_default();
-    let end = paragraph.find(". ").unwrap_or(paragraph.len());
-    paragraph[..end].trim_end_matches('.')
 }
 
 #[cfg(test)]
@@ -91,22 +83,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_a_client_meets_has_a_comment() {
-        for kind in crate::kinds::all() {
-            assert!(!of_message(&kind.message).is_empty(), "{}", kind.collection);
-            for field in kind.message.fields() {
-                assert!(!of_field(&field).is_empty(), "{}", field.full_name());
-            }
-        }
-        for method in crate::kinds::methods() {
-            assert!(!of_method(&method.descriptor).is_empty(), "{}", method.path);
-        }
+    fn every_sort_of_element_has_its_comment() {
+        let pool = crate::pool();
+        let volume = pool
+            .get_message_by_name("opi_api.storage.v1.NullVolume")
+            .unwrap();
+        assert!(message(&volume).starts_with("A volume without a store"));
+        let size = volume.get_field_by_name("block_size").unwrap();
+        assert!(field(&size).starts_with("Bytes of a logical block"));
+        let status = pool
+            .get_enum_by_name("opi_api.storage.v1.NvmeNamespaceStatus.State")
+            .unwrap();
+        assert_eq!(enumeration(&status), "Administrative state.");
+        assert_eq!(value(&status.get_value(2).unwrap()), "Shown to hosts.");
+        let null = pool
+            .get_service_by_name("opi_api.storage.v1.NullVolumeService")
+            .unwrap();
+        assert_eq!(service(&null), "Volumes that store nothing.");
+        assert!(method(&null.methods().next().unwrap()).starts_with("Makes a volume"));
     }
 
     #[test]
-    fn a_first_sentence_ends_at_its_full_stop() {
-        assert_eq!(first_sentence("One. Two.\n\nThree."), "One");
-        assert_eq!(first_sentence("Version 1.2 of it."), "Version 1.2 of it");
-        assert_eq!(first_sentence(""), "");
+    fn lines_are_joined_and_paragraphs_kept() {
+        assert_eq!(
+            unwrap(" One line\n and more.\n\n Another.\n"),
+            "One line and more.\n\nAnother."
+        );
     }
 }

@@ -10,6 +10,7 @@ pub mod handler;
 pub mod kinds;
 pub mod mask;
 pub mod names;
+pub mod units;
 
 use std::sync::OnceLock;
 
