@@ -27,6 +27,28 @@ pub enum IoError {
     Busy,
 }
 
+impl IoError {
+    /// All of them, in the order of their indices.
+    pub const ALL: [Self; 11] = [
+        Self::OutOfRange,
+        Self::Misaligned,
+        Self::Unsupported,
+        Self::Medium,
+        Self::NoSpace,
+        Self::Miscompare,
+        Self::Denied,
+        Self::Transport,
+        Self::Offline,
+        Self::Aborted,
+        Self::Busy,
+    ];
+
+    /// The place in [`IoError::ALL`], for tables.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
 impl std::fmt::Display for IoError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -46,3 +68,15 @@ impl std::fmt::Display for IoError {
 }
 
 impl std::error::Error for IoError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_has_the_index_of_its_place() {
+        for (index, error) in IoError::ALL.into_iter().enumerate() {
+            assert_eq!(error.index(), index);
+        }
+    }
+}

@@ -3,9 +3,9 @@
 //! A [`Counters`] has one writer, its lane or connection, so counting costs plain loads and stores.
 //! A [`Stats`] adds up all the counters that were ever opened for one resource.
 
-use crate::{Done, Geometry, Home, Io, Lane, Nanos, Op, State, Subscriber, Volume};
+use crate::{Done, Geometry, Home, Io, IoError, Lane, Nanos, Op, State, Subscriber, Volume};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 /// Four buckets for each doubling of the latency from 1 microsecond (2^10 ns) to 17 s (2^34 ns),
 /// one below and one above.
@@ -74,17 +74,32 @@ pub struct OpStats {
     pub bytes: u64,
     /// Operations that failed.
     pub errors: u64,
+    /// The same by reason, in the order of [`IoError::ALL`].
+    pub by_error: [u64; IoError::ALL.len()],
     /// Sum of all latencies in nanoseconds.
     pub ns: u64,
+    /// The shortest latency in nanoseconds; 0 before the first operation.
+    pub ns_min: u64,
+    /// The longest latency in nanoseconds.
+    pub ns_max: u64,
     /// The latencies.
     pub latency: Histogram,
 }
 
 impl OpStats {
     fn add(&mut self, other: &Self) {
+        self.ns_min = match (self.ops, other.ops) {
+            (_, 0) => self.ns_min,
+            (0, _) => other.ns_min,
+            _ => self.ns_min.min(other.ns_min),
+        };
+        self.ns_max = self.ns_max.max(other.ns_max);
         self.ops += other.ops;
         self.bytes += other.bytes;
         self.errors += other.errors;
+        for (sum, part) in self.by_error.iter_mut().zip(other.by_error) {
+            *sum += part;
+        }
         self.ns += other.ns;
         for (sum, part) in self.latency.0.iter_mut().zip(other.latency.0) {
             *sum += part;
@@ -122,8 +137,12 @@ struct OpCounters {
     bytes: AtomicU64,
     errors: AtomicU64,
     ns: AtomicU64,
+    ns_min: AtomicU64,
+    ns_max: AtomicU64,
     /// Made at the first operation of its kind: most lanes never see most kinds.
-    latency: std::sync::OnceLock<Box<[AtomicU64; BUCKETS]>>,
+    latency: OnceLock<Box<[AtomicU64; BUCKETS]>>,
+    /// Made at the first failure.
+    by_error: OnceLock<Box<[AtomicU64; IoError::ALL.len()]>>,
 }
 
 /// The counters of one lane or connection. One thread writes, any thread reads.
@@ -145,14 +164,23 @@ impl Counters {
         bump(&self.started, 1);
     }
 
-    /// An operation has ended, well if `ok`, after `latency`; `bytes` is what it covered.
-    pub fn end(&self, op: Op, bytes: u64, ok: bool, latency: Nanos) {
+    /// An operation has ended with `result` after `latency`; `bytes` is what it covered.
+    pub fn end(&self, op: Op, bytes: u64, result: Result<(), IoError>, latency: Nanos) {
         let own = &self.by_op[op.index()];
+        if own.ops.load(Relaxed) == 0 || latency.0 < own.ns_min.load(Relaxed) {
+            own.ns_min.store(latency.0, Relaxed);
+        }
+        if latency.0 > own.ns_max.load(Relaxed) {
+            own.ns_max.store(latency.0, Relaxed);
+        }
         bump(&own.ops, 1);
-        if ok {
-            bump(&own.bytes, bytes);
-        } else {
-            bump(&own.errors, 1);
+        match result {
+            Ok(()) => bump(&own.bytes, bytes),
+            Err(error) => {
+                bump(&own.errors, 1);
+                let by_error = own.by_error.get_or_init(Box::default);
+                bump(&by_error[error.index()], 1);
+            }
         }
         bump(&own.ns, latency.0);
         let buckets = own
@@ -175,6 +203,13 @@ impl Counters {
             out.bytes = own.bytes.load(Relaxed);
             out.errors = own.errors.load(Relaxed);
             out.ns = own.ns.load(Relaxed);
+            out.ns_min = own.ns_min.load(Relaxed);
+            out.ns_max = own.ns_max.load(Relaxed);
+            if let Some(by_error) = own.by_error.get() {
+                for (to, from) in out.by_error.iter_mut().zip(by_error.iter()) {
+                    *to = from.load(Relaxed);
+                }
+            }
             if let Some(buckets) = own.latency.get() {
                 for (to, from) in out.latency.0.iter_mut().zip(buckets.iter()) {
                     *to = from.load(Relaxed);
@@ -311,7 +346,7 @@ impl Lane for CountedLane {
             one.tag = tag;
             let bytes = u64::from(one.blocks) * self.block_bytes;
             self.counters
-                .end(one.op, bytes, one.result.is_ok(), now.since(start));
+                .end(one.op, bytes, one.result, now.since(start));
         }
     }
 
@@ -351,9 +386,9 @@ mod tests {
         let counters = stats.open();
         counters.start();
         counters.start();
-        counters.end(Op::Read, 4096, true, Nanos::from_micros(3));
+        counters.end(Op::Read, 4096, Ok(()), Nanos::from_micros(3));
         assert_eq!(stats.tally().in_flight, 1);
-        counters.end(Op::Read, 4096, false, Nanos::from_micros(3));
+        counters.end(Op::Read, 4096, Err(IoError::Medium), Nanos::from_micros(4));
         counters.close();
         let tally = stats.tally();
         assert_eq!(
@@ -361,6 +396,8 @@ mod tests {
             (2, 4096)
         );
         assert_eq!((tally.op(Op::Read).errors, tally.in_flight), (1, 0));
+        assert_eq!(tally.op(Op::Read).by_error[IoError::Medium.index()], 1);
+        assert_eq!((tally.op(Op::Read).ns_min, tally.op(Op::Read).ns_max), (3_000, 4_000));
         assert_eq!(stats.tally(), tally);
         assert_eq!(tally.op(Op::Read).latency.quantile_ns(0.5), 3072);
     }

@@ -90,12 +90,8 @@ impl Catalogue {
         now: Moment,
         fx: &mut Vec<Effect>,
     ) -> bool {
-        if !self
-            .mend
-            .running
-            .as_ref()
-            .is_some_and(|(running, _)| *running == operation)
-        {
+        let running = self.mend.running.as_ref();
+        if running.is_none_or(|(running, _)| *running != operation) {
             return false;
         }
         let (_, work) = self

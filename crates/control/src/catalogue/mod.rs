@@ -213,6 +213,11 @@ impl Catalogue {
         self.tasks.is_empty() && self.queues.is_empty() && self.mend.is_done()
     }
 
+    /// What makes resources real.
+    pub fn handlers(&self) -> &Arc<Handlers> {
+        &self.handlers
+    }
+
     /// How many resources there are.
     pub fn len(&self) -> usize {
         self.count

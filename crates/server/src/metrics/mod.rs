@@ -177,10 +177,10 @@ mod tests {
         let counters = stats.open();
         for us in [3, 3, 900] {
             counters.start();
-            counters.end(Op::Read, 4096, true, Nanos::from_micros(us));
+            counters.end(Op::Read, 4096, Ok(()), Nanos::from_micros(us));
         }
         counters.start();
-        counters.end(Op::Write, 512, false, Nanos::from_micros(1));
+        counters.end(Op::Write, 512, Err(blk::IoError::Medium), Nanos::from_micros(1));
         counters.start();
         let observed = Observed { health: Health::Online, stats: Some(stats.tally()) };
         let row = Row { kind: "mallocVolumes", name: "mallocVolumes/\"q\\".to_owned(), observed };

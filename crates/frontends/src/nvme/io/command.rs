@@ -116,6 +116,7 @@ impl IoQueue {
             left: 1,
             lba: command.sqe.cdw10_11(),
             status: Status::SUCCESS,
+            error: None,
         }) as u64
     }
 

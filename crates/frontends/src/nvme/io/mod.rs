@@ -9,7 +9,7 @@ mod status;
 use super::DATA_MAX;
 use super::queue::{Inbox, Replies, Ticket};
 use super::target::QueueTicket;
-use blk::{Done, Home, Io, IoBuf, Nanos, Op};
+use blk::{Done, Home, Io, IoBuf, IoError, Nanos, Op};
 use lane::OpenLane;
 use pair::Pair;
 use slab::Slab;
@@ -62,6 +62,8 @@ struct Pending {
     lba: u64,
     /// The first failure.
     status: Status,
+    /// The same as the volume told it, for the statistics.
+    error: Option<IoError>,
 }
 
 /// See the file's head.
@@ -296,6 +298,7 @@ impl IoQueue {
             && pending.status.is_success()
         {
             pending.status = status::of(done.op, error);
+            pending.error = Some(error);
         }
         pending.left -= 1;
         if pending.left > 0 {
@@ -304,7 +307,8 @@ impl IoQueue {
         let pending = self.pending.remove(tag);
         let lane = &mut self.lanes[pending.lane];
         let ok = pending.status.is_success();
-        lane.counters.end(pending.op, pending.bytes, ok, now.since(pending.started));
+        let result = pending.error.map_or(Ok(()), Err);
+        lane.counters.end(pending.op, pending.bytes, result, now.since(pending.started));
         let nsid = lane.namespace.nsid;
         match pending.kind {
             Kind::Read | Kind::Verify => {
