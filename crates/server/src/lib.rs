@@ -9,4 +9,5 @@ pub mod logging;
 pub mod metrics;
 pub mod openapi;
 pub mod rest;
+pub mod service;
 pub mod status;
