@@ -42,6 +42,12 @@ impl ConnectData {
         Nqn::from_field(&self.subnqn)
     }
 
+    /// Whether the host gives no name at all, as some load generators do. The specification wants
+    /// one; a subsystem open to every host can do without.
+    pub fn is_anonymous(&self) -> bool {
+        self.hostnqn[0] == 0
+    }
+
     /// The host's name.
     ///
     /// # Errors
@@ -136,6 +142,8 @@ mod tests {
         assert!(bytes[512..].starts_with(b"nqn.2014-08.org.example:host\0"));
         assert_eq!(data.subsystem(), Ok(subsystem));
         assert_eq!(data.host(), Ok(host));
+        assert!(!data.is_anonymous());
+        assert!(ConnectData::default().is_anonymous());
     }
 
     #[test]
