@@ -10,8 +10,9 @@ use tracing_subscriber::fmt;
 /// # Errors
 /// One line when the filter cannot be understood.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|e| format!("log: {filter:?} is not a filter such as info or server=debug: {e}"))?;
+    let filter = EnvFilter::try_new(filter).map_err(|e| {
+        format!("log: {filter:?} is not a filter such as info or server=debug: {e}")
+    })?;
     let terminal = std::io::stderr().is_terminal();
     let json = format == LogFormat::Json || (format == LogFormat::Auto && !terminal);
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);

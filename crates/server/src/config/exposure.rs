@@ -10,7 +10,10 @@ pub fn check(config: &Config) -> Result<(), String> {
     if config.tls.is_some() || config.insecure {
         return Ok(());
     }
-    for (name, address) in [("grpc-addr", config.grpc_addr), ("http-addr", config.http_addr)] {
+    for (name, address) in [
+        ("grpc-addr", config.grpc_addr),
+        ("http-addr", config.http_addr),
+    ] {
         if !address.ip().is_loopback() {
             return Err(format!(
                 "{name}: {address} is not a loopback address, and there is no TLS; give --tls-cert \

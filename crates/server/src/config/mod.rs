@@ -168,7 +168,12 @@ pub fn augment(command: clap::Command) -> clap::Command {
 /// One line that names the setting, its value, and the way out.
 pub fn read(matches: &clap::ArgMatches) -> Result<Wish, String> {
     let flags = Flags::from_arg_matches(matches).map_err(|e| e.to_string())?;
-    let file = flags.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+    let file = flags
+        .config
+        .as_deref()
+        .map(read_file)
+        .transpose()?
+        .unwrap_or_default();
     let source = |id: &str, in_file: bool| match matches.value_source(id) {
         Some(ValueSource::CommandLine) => "flag",
         Some(ValueSource::EnvVariable) => "environment",
@@ -180,7 +185,11 @@ pub fn read(matches: &clap::ArgMatches) -> Result<Wish, String> {
         let source = source(&name.replace('-', "_"), in_file);
         let _ = writeln!(table, "{:<46} # {source}", format!("{name} = {value}"));
     })?;
-    Ok(if flags.print_config { Wish::Print(table) } else { Wish::Serve(Box::new(config)) })
+    Ok(if flags.print_config {
+        Wish::Print(table)
+    } else {
+        Wish::Serve(Box::new(config))
+    })
 }
 
 fn read_file(path: &Path) -> Result<Settings, String> {
@@ -219,7 +228,9 @@ fn merge(flags: &Flags, file: Settings, note: Note<'_>) -> Result<Config, String
     let log = pick!(log, "info".to_owned());
     let log_format = pick!(log_format, LogFormat::Auto);
     if platform != "native" {
-        return Err(format!("platform: {platform:?} is not built in; use native"));
+        return Err(format!(
+            "platform: {platform:?} is not built in; use native"
+        ));
     }
     let tls = tls(cert, key, client_ca)?;
     let cores = core_list(&cores)?;
@@ -246,19 +257,25 @@ fn merge(flags: &Flags, file: Settings, note: Note<'_>) -> Result<Config, String
 /// a truth value.
 fn shown(debug: &str) -> String {
     let plain = debug == "true" || debug == "false" || debug.parse::<u64>().is_ok();
-    if plain || debug.starts_with('"') { debug.to_owned() } else { format!("{debug:?}").to_lowercase() }
+    if plain || debug.starts_with('"') {
+        debug.to_owned()
+    } else {
+        format!("{debug:?}").to_lowercase()
+    }
 }
 
 fn tls(cert: PathBuf, key: PathBuf, client_ca: PathBuf) -> Result<Option<Tls>, String> {
     let given = |path: &PathBuf| !path.as_os_str().is_empty();
     match (given(&cert), given(&key), given(&client_ca)) {
-        (true, true, ca) => Ok(Some(Tls { cert, key, client_ca: ca.then_some(client_ca) })),
+        (true, true, ca) => Ok(Some(Tls {
+            cert,
+            key,
+            client_ca: ca.then_some(client_ca),
+        })),
         (false, false, false) => Ok(None),
         (true, false, _) => Err("tls-key: is needed with tls-cert".to_owned()),
         (false, true, _) => Err("tls-cert: is needed with tls-key".to_owned()),
-        (false, false, true) => {
-            Err("tls-client-ca: needs tls-cert and tls-key as well".to_owned())
-        }
+        (false, false, true) => Err("tls-client-ca: needs tls-cert and tls-key as well".to_owned()),
     }
 }
 
@@ -280,7 +297,9 @@ fn core_list(text: &str) -> Result<Vec<usize>, String> {
     unique.sort_unstable();
     unique.dedup();
     if unique.len() < cores.len() {
-        return Err(format!("cores: {text:?} names a CPU twice; a reactor needs its own"));
+        return Err(format!(
+            "cores: {text:?} names a CPU twice; a reactor needs its own"
+        ));
     }
     Ok(cores)
 }
@@ -290,7 +309,9 @@ fn is_root() -> bool {
 }
 
 fn home(variable: &str, below_home: &str) -> PathBuf {
-    let set = std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = std::env::var_os(variable)
+        .filter(|v| !v.is_empty())
+        .map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(below_home);
     set.unwrap_or_else(home)
 }
@@ -318,7 +339,11 @@ mod tests {
     fn wish(arguments: &[&str]) -> Result<Wish, String> {
         let command = augment(clap::Command::new("serve"));
         let all = std::iter::once(&"serve").chain(arguments);
-        read(&command.try_get_matches_from(all).map_err(|e| e.to_string())?)
+        read(
+            &command
+                .try_get_matches_from(all)
+                .map_err(|e| e.to_string())?,
+        )
     }
 
     fn config(arguments: &[&str]) -> Config {
@@ -339,18 +364,29 @@ mod tests {
         assert_eq!(read.grpc_addr.port(), 2);
         assert_eq!(read.http_addr.port(), 8082);
         assert!(read.legacy_names && read.log_format == LogFormat::Json);
-        let Wish::Print(table) =
-            wish(&["--config", file, "--grpc-addr", "127.0.0.1:2", "--print-config"]).unwrap()
-        else {
+        let Wish::Print(table) = wish(&[
+            "--config",
+            file,
+            "--grpc-addr",
+            "127.0.0.1:2",
+            "--print-config",
+        ])
+        .unwrap() else {
             panic!("a table was asked for")
         };
         let source = |name: &str| {
             let line = table.lines().find(|l| l.starts_with(name)).unwrap();
             line.rsplit("# ").next().unwrap().to_owned()
         };
-        assert_eq!((&*source("grpc-addr"), &*source("legacy-names")), ("flag", "file"));
+        assert_eq!(
+            (&*source("grpc-addr"), &*source("legacy-names")),
+            ("flag", "file")
+        );
         assert_eq!(source("spin-us-max"), "default");
-        assert!(toml::from_str::<Settings>(&table.replace("tls-client-ca = \"\"", "")).is_ok(), "{table}");
+        assert!(
+            toml::from_str::<Settings>(&table.replace("tls-client-ca = \"\"", "")).is_ok(),
+            "{table}"
+        );
     }
 
     #[test]
@@ -359,7 +395,10 @@ mod tests {
         let path = dir.path().join("opi.toml");
         std::fs::write(&path, "grpc_adr = \"x\"\n").unwrap();
         let error = wish(&["--config", path.to_str().unwrap()]).unwrap_err();
-        assert!(error.contains("grpc_adr") && error.contains("opi.toml"), "{error}");
+        assert!(
+            error.contains("grpc_adr") && error.contains("opi.toml"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -367,15 +406,30 @@ mod tests {
         assert_eq!(core_list("0, 2-4").unwrap(), [0, 2, 3, 4]);
         assert_eq!(core_list("").unwrap(), [0_usize; 0]);
         for wrong in ["x", "3-1", "1,1", "0-9999", "-1"] {
-            assert!(core_list(wrong).unwrap_err().starts_with("cores: "), "{wrong}");
+            assert!(
+                core_list(wrong).unwrap_err().starts_with("cores: "),
+                "{wrong}"
+            );
         }
     }
 
     #[test]
     fn half_of_a_tls_pair_is_refused() {
-        assert!(wish(&["--tls-cert", "c.pem"]).unwrap_err().starts_with("tls-key"));
-        assert!(wish(&["--tls-key", "k.pem"]).unwrap_err().starts_with("tls-cert"));
-        assert!(wish(&["--tls-client-ca", "a.pem"]).unwrap_err().starts_with("tls-client-ca"));
+        assert!(
+            wish(&["--tls-cert", "c.pem"])
+                .unwrap_err()
+                .starts_with("tls-key")
+        );
+        assert!(
+            wish(&["--tls-key", "k.pem"])
+                .unwrap_err()
+                .starts_with("tls-cert")
+        );
+        assert!(
+            wish(&["--tls-client-ca", "a.pem"])
+                .unwrap_err()
+                .starts_with("tls-client-ca")
+        );
         let both = config(&["--tls-cert", "c.pem", "--tls-key", "k.pem"]);
         assert_eq!(both.tls.unwrap().client_ca, None);
     }

@@ -56,6 +56,9 @@ mod tests {
         assert_eq!(description("17"), "Main Server Chassis");
         assert_eq!(description("145"), "Main Server Chassis");
         assert_eq!(description("36"), "Stick PC");
-        assert_eq!((description("37"), description("x"), description("")), ("", "", ""));
+        assert_eq!(
+            (description("37"), description("x"), description("")),
+            ("", "", "")
+        );
     }
 }

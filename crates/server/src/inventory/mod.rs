@@ -16,8 +16,17 @@ fn line(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let text = text.trim();
     // What firmware writes where nobody filled in a value.
-    let blank = ["To Be Filled By O.E.M.", "Not Specified", "None", "Default string"];
-    if blank.contains(&text) { String::new() } else { text.to_owned() }
+    let blank = [
+        "To Be Filled By O.E.M.",
+        "Not Specified",
+        "None",
+        "Default string",
+    ];
+    if blank.contains(&text) {
+        String::new()
+    } else {
+        text.to_owned()
+    }
 }
 
 /// Reads the inventory of the machine whose file systems are mounted below `root` (`/`).
@@ -84,10 +93,18 @@ fn processor(root: &Path) -> Option<CpuInfo> {
         .iter()
         .map(|n| cpus.join(format!("cpu{n}/topology")))
         .filter(|topology| topology.is_dir())
-        .map(|t| (line(&t.join("physical_package_id")), line(&t.join("core_id"))))
+        .map(|t| {
+            (
+                line(&t.join("physical_package_id")),
+                line(&t.join("core_id")),
+            )
+        })
         .collect();
     // A CPU that is offline has no topology; without any the cores are not known.
-    Some(CpuInfo { total_cores: cores.len() as u32, total_threads: threads.len() as u32 })
+    Some(CpuInfo {
+        total_cores: cores.len() as u32,
+        total_threads: threads.len() as u32,
+    })
 }
 
 fn memory(root: &Path) -> Option<MemoryInfo> {
@@ -125,16 +142,32 @@ mod tests {
         let root = dir.path();
         put(root, "sys/class/dmi/id/bios_vendor", "Acme\n");
         put(root, "sys/class/dmi/id/product_name", "Box 9\n");
-        put(root, "sys/class/dmi/id/product_serial", "To Be Filled By O.E.M.\n");
+        put(
+            root,
+            "sys/class/dmi/id/product_serial",
+            "To Be Filled By O.E.M.\n",
+        );
         put(root, "sys/class/dmi/id/chassis_type", "23\n");
         put(root, "sys/devices/system/cpu/present", "0-3\n");
         for cpu in 0..4 {
             let topology = format!("sys/devices/system/cpu/cpu{cpu}/topology");
             put(root, &format!("{topology}/physical_package_id"), "0\n");
-            put(root, &format!("{topology}/core_id"), &format!("{}\n", cpu / 2));
+            put(
+                root,
+                &format!("{topology}/core_id"),
+                &format!("{}\n", cpu / 2),
+            );
         }
-        put(root, "proc/meminfo", "MemTotal:       2048 kB\nMemFree: 1 kB\n");
-        put(root, "sys/devices/system/memory/block_size_bytes", "8000000\n");
+        put(
+            root,
+            "proc/meminfo",
+            "MemTotal:       2048 kB\nMemFree: 1 kB\n",
+        );
+        put(
+            root,
+            "sys/devices/system/memory/block_size_bytes",
+            "8000000\n",
+        );
         put(root, "sys/devices/system/memory/memory0/online", "1\n");
         put(root, "sys/devices/system/memory/memory1/online", "0\n");
         dir
@@ -146,9 +179,15 @@ mod tests {
         let inventory = read(dir.path());
         assert_eq!(inventory.bios.unwrap().vendor, "Acme");
         let system = inventory.system.unwrap();
-        assert_eq!((&*system.name, &*system.serial_number, &*system.uuid), ("Box 9", "", ""));
+        assert_eq!(
+            (&*system.name, &*system.serial_number, &*system.uuid),
+            ("Box 9", "", "")
+        );
         let chassis = inventory.chassis.unwrap();
-        assert_eq!((&*chassis.r#type, &*chassis.type_description), ("23", "Rack Mount Chassis"));
+        assert_eq!(
+            (&*chassis.r#type, &*chassis.type_description),
+            ("23", "Rack Mount Chassis")
+        );
         let cpu = inventory.processor.unwrap();
         assert_eq!((cpu.total_cores, cpu.total_threads), (2, 4));
         let memory = inventory.memory.unwrap();

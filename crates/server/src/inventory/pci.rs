@@ -6,8 +6,11 @@ use std::collections::HashMap;
 use std::path::Path;
 
 /// Where distributions keep the list of names.
-const NAME_FILES: [&str; 3] =
-    ["usr/share/misc/pci.ids", "usr/share/hwdata/pci.ids", "usr/share/pci.ids"];
+const NAME_FILES: [&str; 3] = [
+    "usr/share/misc/pci.ids",
+    "usr/share/hwdata/pci.ids",
+    "usr/share/pci.ids",
+];
 
 /// Names by vendor, by vendor and device, by class and by class and subclass, in hexadecimal.
 #[derive(Default)]
@@ -15,7 +18,9 @@ struct Names(HashMap<(char, String), String>);
 
 impl Names {
     fn load(root: &Path) -> Self {
-        let text = NAME_FILES.iter().find_map(|f| std::fs::read(root.join(f)).ok());
+        let text = NAME_FILES
+            .iter()
+            .find_map(|f| std::fs::read(root.join(f)).ok());
         Self::parse(&String::from_utf8_lossy(&text.unwrap_or_default()))
     }
 
@@ -24,7 +29,10 @@ impl Names {
     fn parse(text: &str) -> Self {
         let mut names = HashMap::new();
         let mut above = (' ', String::new());
-        for line in text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
+        for line in text
+            .lines()
+            .filter(|l| !l.is_empty() && !l.starts_with('#'))
+        {
             if line.starts_with("\t\t") {
                 continue;
             }
@@ -33,7 +41,9 @@ impl Names {
                 None if line.starts_with("C ") => ('C', &line[2..]),
                 None => ('V', line),
             };
-            let Some((id, name)) = rest.split_once("  ") else { continue };
+            let Some((id, name)) = rest.split_once("  ") else {
+                continue;
+            };
             if line.starts_with('\t') {
                 names.insert((kind, format!("{}{id}", above.1)), name.to_owned());
             } else {
@@ -46,7 +56,10 @@ impl Names {
 
     /// The name, or the number as the kernel prints it.
     fn of(&self, kind: char, id: &str, number: &str) -> String {
-        self.0.get(&(kind, id.to_owned())).cloned().unwrap_or_else(|| number.to_owned())
+        self.0
+            .get(&(kind, id.to_owned()))
+            .cloned()
+            .unwrap_or_else(|| number.to_owned())
     }
 }
 
@@ -56,8 +69,10 @@ pub(super) fn devices(root: &Path) -> Vec<PcIeDeviceInfo> {
         return Vec::new();
     };
     let names = Names::load(root);
-    let mut all: Vec<PcIeDeviceInfo> =
-        entries.flatten().map(|entry| device(&entry.path(), &names)).collect();
+    let mut all: Vec<PcIeDeviceInfo> = entries
+        .flatten()
+        .map(|entry| device(&entry.path(), &names))
+        .collect();
     all.sort_by(|a, b| a.address.cmp(&b.address));
     all
 }
@@ -79,7 +94,10 @@ fn device(path: &Path, names: &Names) -> PcIeDeviceInfo {
         vendor: names.of('V', &v, &vendor),
         product: names.of('v', &format!("{v}{d}"), &device),
         revision: number("revision"),
-        subsystem: [subsystem.0, subsystem.1].join(":").trim_matches(':').to_owned(),
+        subsystem: [subsystem.0, subsystem.1]
+            .join(":")
+            .trim_matches(':')
+            .to_owned(),
         class: names.of('C', &part(0, 2), &part(0, 2)),
         subclass: names.of('c', &part(0, 4), &part(2, 4)),
     }
@@ -101,8 +119,12 @@ mod tests {
         std::fs::create_dir_all(&nvme).unwrap();
         std::fs::create_dir_all(root.join("usr/share/misc")).unwrap();
         std::fs::write(root.join("usr/share/misc/pci.ids"), IDS).unwrap();
-        let values =
-            [("vendor", "0x1b36"), ("device", "0x0010"), ("class", "0x010802"), ("revision", "0x02")];
+        let values = [
+            ("vendor", "0x1b36"),
+            ("device", "0x0010"),
+            ("class", "0x010802"),
+            ("revision", "0x02"),
+        ];
         for (file, text) in values {
             std::fs::write(nvme.join(file), format!("{text}\n")).unwrap();
         }
@@ -111,8 +133,14 @@ mod tests {
         std::fs::create_dir_all(&other).unwrap();
         std::fs::write(other.join("vendor"), "0xabcd\n").unwrap();
         let all = devices(root);
-        assert_eq!((&*all[0].address, &*all[0].vendor, &*all[0].driver), ("0000:00:03.0", "0xabcd", ""));
-        assert_eq!((&*all[1].vendor, &*all[1].driver), ("Red Hat, Inc.", "nvme"));
+        assert_eq!(
+            (&*all[0].address, &*all[0].vendor, &*all[0].driver),
+            ("0000:00:03.0", "0xabcd", "")
+        );
+        assert_eq!(
+            (&*all[1].vendor, &*all[1].driver),
+            ("Red Hat, Inc.", "nvme")
+        );
         assert_eq!(all[1].product, "QEMU NVM Express Controller");
         assert_eq!(all[1].class, "Mass storage controller");
         assert_eq!(all[1].subclass, "Non-Volatile memory controller");

@@ -37,7 +37,9 @@ pub struct Process {
 
 /// A label value: backslash, quote and line feed are the three that need escaping.
 fn label(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
@@ -59,7 +61,9 @@ const fn op_name(op: Op) -> &'static str {
 fn busy(rows: &[Row]) -> Vec<(String, &OpStats)> {
     let mut all = Vec::new();
     for row in rows {
-        let Some(stats) = &row.observed.stats else { continue };
+        let Some(stats) = &row.observed.stats else {
+            continue;
+        };
         for op in Op::ALL {
             if stats.op(op).ops > 0 {
                 let (kind, name, op_name) = (row.kind, label(&row.name), op_name(op));
@@ -74,9 +78,19 @@ fn busy(rows: &[Row]) -> Vec<(String, &OpStats)> {
 fn counters(out: &mut String, busy: &[(String, &OpStats)]) {
     type Pick = fn(&OpStats) -> u64;
     let families: [(&str, &str, Pick); 3] = [
-        ("opi_io_operations_total", "Operations that ended, well or not.", |s| s.ops),
-        ("opi_io_bytes_total", "Bytes moved or covered by operations that ended well.", |s| s.bytes),
-        ("opi_io_errors_total", "Operations that failed.", |s| s.errors),
+        (
+            "opi_io_operations_total",
+            "Operations that ended, well or not.",
+            |s| s.ops,
+        ),
+        (
+            "opi_io_bytes_total",
+            "Bytes moved or covered by operations that ended well.",
+            |s| s.bytes,
+        ),
+        ("opi_io_errors_total", "Operations that failed.", |s| {
+            s.errors
+        }),
     ];
     for (name, help, pick) in families {
         head(out, name, "counter", help);
@@ -94,7 +108,12 @@ fn seconds(ns: u64) -> String {
 
 fn histograms(out: &mut String, busy: &[(String, &OpStats)]) {
     let name = "opi_io_latency_seconds";
-    head(out, name, "histogram", "Time from submission to completion.");
+    head(
+        out,
+        name,
+        "histogram",
+        "Time from submission to completion.",
+    );
     for (labels, stats) in busy {
         let mut below = 0;
         for (bucket, count) in stats.latency.0.iter().enumerate().take(BUCKETS - 1) {
@@ -113,34 +132,78 @@ fn histograms(out: &mut String, busy: &[(String, &OpStats)]) {
 }
 
 fn gauges(out: &mut String, rows: &[Row]) {
-    head(out, "opi_io_in_flight", "gauge", "Operations that have started and not ended.");
+    head(
+        out,
+        "opi_io_in_flight",
+        "gauge",
+        "Operations that have started and not ended.",
+    );
     for row in rows {
         if let Some(stats) = &row.observed.stats {
             let (kind, name) = (row.kind, label(&row.name));
             let count = stats.in_flight;
-            let _ = writeln!(out, "opi_io_in_flight{{kind=\"{kind}\",name=\"{name}\"}} {count}");
+            let _ = writeln!(
+                out,
+                "opi_io_in_flight{{kind=\"{kind}\",name=\"{name}\"}} {count}"
+            );
         }
     }
-    head(out, "opi_resource_online", "gauge", "1 if the resource serves, 0 if it is expected back.");
+    head(
+        out,
+        "opi_resource_online",
+        "gauge",
+        "1 if the resource serves, 0 if it is expected back.",
+    );
     for row in rows {
         let (kind, name) = (row.kind, label(&row.name));
         let online = u8::from(row.observed.health == Health::Online);
-        let _ = writeln!(out, "opi_resource_online{{kind=\"{kind}\",name=\"{name}\"}} {online}");
+        let _ = writeln!(
+            out,
+            "opi_resource_online{{kind=\"{kind}\",name=\"{name}\"}} {online}"
+        );
     }
 }
 
 fn process(out: &mut String, process: &Process) {
-    let Process { version, io_engine, reactors, pool_bytes } = process;
-    head(out, "opi_build_info", "gauge", "Always 1; the labels say what runs.");
-    let _ = writeln!(out, "opi_build_info{{version=\"{version}\",io_engine=\"{io_engine}\"}} 1");
+    let Process {
+        version,
+        io_engine,
+        reactors,
+        pool_bytes,
+    } = process;
+    head(
+        out,
+        "opi_build_info",
+        "gauge",
+        "Always 1; the labels say what runs.",
+    );
+    let _ = writeln!(
+        out,
+        "opi_build_info{{version=\"{version}\",io_engine=\"{io_engine}\"}} 1"
+    );
     head(out, "opi_reactors", "gauge", "Threads that do I/O.");
     let _ = writeln!(out, "opi_reactors {reactors}");
-    head(out, "opi_page_pool_bytes", "gauge", "Memory of the page pool, in use or not.");
+    head(
+        out,
+        "opi_page_pool_bytes",
+        "gauge",
+        "Memory of the page pool, in use or not.",
+    );
     let _ = writeln!(out, "opi_page_pool_bytes {pool_bytes}");
     if let Some((cpu, resident)) = own_usage() {
-        head(out, "process_cpu_seconds_total", "counter", "CPU time of all threads.");
+        head(
+            out,
+            "process_cpu_seconds_total",
+            "counter",
+            "CPU time of all threads.",
+        );
         let _ = writeln!(out, "process_cpu_seconds_total {cpu}");
-        head(out, "process_resident_memory_bytes", "gauge", "Resident memory.");
+        head(
+            out,
+            "process_resident_memory_bytes",
+            "gauge",
+            "Resident memory.",
+        );
         let _ = writeln!(out, "process_resident_memory_bytes {resident}");
     }
 }
@@ -153,7 +216,10 @@ fn own_usage() -> Option<(f64, u64)> {
     let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
     let pages: u64 = fields.get(21)?.parse().ok()?;
     let hz = rustix::param::clock_ticks_per_second();
-    Some((ticks as f64 / hz as f64, pages * rustix::param::page_size() as u64))
+    Some((
+        ticks as f64 / hz as f64,
+        pages * rustix::param::page_size() as u64,
+    ))
 }
 
 /// The whole page.
@@ -180,14 +246,38 @@ mod tests {
             counters.end(Op::Read, 4096, Ok(()), Nanos::from_micros(us));
         }
         counters.start();
-        counters.end(Op::Write, 512, Err(blk::IoError::Medium), Nanos::from_micros(1));
+        counters.end(
+            Op::Write,
+            512,
+            Err(blk::IoError::Medium),
+            Nanos::from_micros(1),
+        );
         counters.start();
-        let observed = Observed { health: Health::Online, stats: Some(stats.tally()) };
-        let row = Row { kind: "mallocVolumes", name: "mallocVolumes/\"q\\".to_owned(), observed };
+        let observed = Observed {
+            health: Health::Online,
+            stats: Some(stats.tally()),
+        };
+        let row = Row {
+            kind: "mallocVolumes",
+            name: "mallocVolumes/\"q\\".to_owned(),
+            observed,
+        };
         let gone = Health::Offline("no file".to_owned());
-        let observed = Observed { health: gone, stats: Some(Stats::default().tally()) };
-        let idle = Row { kind: "aioVolumes", name: "aioVolumes/a".to_owned(), observed };
-        let about = Process { version: "1", io_engine: "uring", reactors: 2, pool_bytes: 4096 };
+        let observed = Observed {
+            health: gone,
+            stats: Some(Stats::default().tally()),
+        };
+        let idle = Row {
+            kind: "aioVolumes",
+            name: "aioVolumes/a".to_owned(),
+            observed,
+        };
+        let about = Process {
+            version: "1",
+            io_engine: "uring",
+            reactors: 2,
+            pool_bytes: 4096,
+        };
         render(&[row, idle], &about)
     }
 
