@@ -1,5 +1,7 @@
 //! The rules of changes: names, references, claims, masks, idempotence, and what is refused.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
 mod common;
 
 use api::error::{Code, Error, Result};

@@ -1,5 +1,7 @@
 //! What a crash leaves: stop after every effect, restart from what was durable, compare.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
 mod common;
 
 use api::storage::v1::{EncryptedVolume, MallocVolume, NvmeNamespace, NvmeSubsystem};

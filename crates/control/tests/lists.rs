@@ -1,5 +1,7 @@
 //! Lists, pages and observations.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
 mod common;
 
 use api::error::Code;

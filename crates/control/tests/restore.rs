@@ -1,5 +1,7 @@
 //! Starting with what was recorded: order, failures, retries, and what a lost base means.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
 mod common;
 
 use api::storage::v1::{EncryptedVolume, MallocVolume};
@@ -115,9 +117,10 @@ fn a_child_of_a_failed_parent_waits_for_it() {
     let mut bench = again(&stack());
     bench.fault("create nvmeSubsystems/s", 1);
     bench.run();
-    assert!(
-        matches!(condition(&bench, N), Condition::Failed(why) if why.contains("nvmeSubsystems/s is not up"))
-    );
+    let Condition::Failed(why) = condition(&bench, N) else {
+        panic!("it has no parent");
+    };
+    assert!(why.contains("nvmeSubsystems/s is not up"), "{why}");
     assert!(!bench.log().iter().any(|l| l.contains(N)));
     bench.run_for_a_minute();
     assert_eq!(condition(&bench, N), Condition::Ready);

@@ -1,7 +1,12 @@
 //! A catalogue on a bench: a world of fake handlers, a store in memory, and effects that are
 //! carried out one at a time, so that a test can stop between any two.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "every test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "every test file uses its part"
+)]
 
 use api::error::{Code, Error, Result};
 use api::fields;
