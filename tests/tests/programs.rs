@@ -10,90 +10,61 @@ use std::time::{Duration, Instant};
 
 use tests::{Net, Server, ServerOptions, opi_binary, run};
 
+/// Runs the client with the words of this line; none of them may contain a space.
+#[track_caller]
+fn opi(server: &Server<'_>, line: &str) -> String {
+    server
+        .opi(&line.split_whitespace().collect::<Vec<_>>())
+        .ok()
+}
+
 #[test]
 fn the_client_creates_shows_changes_and_deletes() {
     let net = Net::new();
     let server = Server::start(&net, ServerOptions::default());
+    let opi = |line: &str| opi(&server, line);
     let disk = server.file("disk0").display().to_string();
-    let opi = |words: &[&str]| server.opi(words).ok();
-    opi(&[
-        "create",
-        "aio-volume",
-        "disk0",
-        "--filename",
-        &disk,
-        "--size",
-        "64MiB",
-    ]);
+    opi(&format!(
+        "create aio-volume disk0 --filename {disk} --size 64MiB"
+    ));
     assert_eq!(fs::metadata(&disk).unwrap().len(), 64 << 20);
-    opi(&[
-        "create",
-        "nvme-subsystem",
-        "sub0",
-        "--nqn",
-        "nqn.2026-01.org.example:sub0",
-    ]);
-    let parent = ["--parent", "sub0"];
-    let with_parent = |words: &[&str]| opi(&[words, &parent[..]].concat());
-    with_parent(&[
-        "create",
-        "nvme-namespace",
-        "ns0",
-        "--volume-name-ref",
-        "disk0",
-    ]);
-    with_parent(&[
-        "create",
-        "nvme-controller",
-        "tcp0",
-        "--trtype",
-        "tcp",
-        "--traddr",
-        "127.0.0.1",
-        "--trsvcid",
-        "4420",
-        "--adrfam",
-        "ipv4",
-    ]);
+    opi("create nvme-subsystem sub0 --nqn nqn.2026-01.org.example:sub0");
+    opi("create nvme-namespace ns0 --parent sub0 --volume-name-ref disk0");
+    opi("create nvme-controller tcp0 --parent sub0 --trtype tcp \
+         --traddr 127.0.0.1 --trsvcid 4420 --adrfam ipv4");
 
-    let json = opi(&["get", "aio-volume", "disk0", "-o", "json"]);
+    let json = opi("get aio-volume disk0 -o json");
     let json: serde_json::Value = serde_json::from_str(&json).expect("-o json prints JSON");
     assert_eq!(json["name"], "aioVolumes/disk0", "{json}");
-    assert_eq!(
-        opi(&["list", "aio-volumes", "-o", "name"]).trim(),
-        "aioVolumes/disk0"
-    );
+    assert_eq!(opi("list aio-volumes -o name").trim(), "aioVolumes/disk0");
     for output in ["table", "wide", "yaml"] {
-        let text = with_parent(&["list", "nvme-namespaces", "-o", output]);
+        let text = opi(&format!("list nvme-namespaces --parent sub0 -o {output}"));
         assert!(text.contains("ns0"), "-o {output}: {text}");
     }
-    assert!(with_parent(&["describe", "nvme-namespace", "ns0"]).contains("disk0"));
-    opi(&["stats", "aio-volume", "disk0"]);
+    assert!(opi("describe nvme-namespace ns0 --parent sub0").contains("disk0"));
+    opi("stats aio-volume disk0");
+    opi("create malloc-volume m0 --block-size 512 --blocks-count 8");
+    opi("update malloc-volume m0 --blocks-count 16");
+    assert!(opi("get malloc-volume m0 -o yaml").contains("16"));
 
-    with_parent(&["delete", "nvme-namespace", "ns0"]);
-    opi(&["delete", "aio-volume", "disk0"]);
-    assert_eq!(opi(&["list", "aio-volumes", "-o", "name"]).trim(), "");
+    opi("delete nvme-namespace ns0 --parent sub0");
+    opi("delete aio-volume disk0");
+    assert_eq!(opi("list aio-volumes -o name").trim(), "");
 }
 
 #[test]
 fn what_the_client_prints_it_applies_again() {
     let net = Net::new();
     let server = Server::start(&net, ServerOptions::default());
-    let opi = |words: &[&str]| server.opi(words).ok();
-    opi(&[
-        "create",
-        "nvme-subsystem",
-        "sub0",
-        "--nqn",
-        "nqn.2026-01.org.example:sub0",
-    ]);
+    let opi = |line: &str| opi(&server, line);
+    opi("create nvme-subsystem sub0 --nqn nqn.2026-01.org.example:sub0");
     let manifest = server.file("more.yaml");
-    let document = opi(&["get", "nvme-subsystem", "sub0", "-o", "yaml"]);
+    let document = opi("get nvme-subsystem sub0 -o yaml");
     fs::write(&manifest, document.replace("sub0", "sub1")).unwrap();
-    let file = manifest.display().to_string();
-    opi(&["apply", "-f", &file]);
-    opi(&["apply", "-f", &file]);
-    let names = opi(&["list", "nvme-subsystems", "-o", "name"]);
+    let apply = format!("apply -f {}", manifest.display());
+    opi(&apply);
+    opi(&apply);
+    let names = opi("list nvme-subsystems -o name");
     assert_eq!(
         names.lines().collect::<Vec<_>>(),
         ["nvmeSubsystems/sub0", "nvmeSubsystems/sub1"]
