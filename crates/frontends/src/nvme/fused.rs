@@ -31,6 +31,10 @@ impl Gate {
 
     #[inline]
     fn try_enter(&self) -> bool {
+        // Only looking first keeps those who wait from waking each other.
+        if self.word.load(SeqCst) & RAISED != 0 {
+            return false;
+        }
         if self.word.fetch_add(1, SeqCst) & RAISED == 0 {
             return true;
         }

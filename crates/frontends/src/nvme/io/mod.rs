@@ -222,8 +222,8 @@ impl IoQueue {
         }
     }
 
-    /// Takes over changes of namespaces and fences.
-    fn look(&mut self, out: &mut impl Replies) {
+    /// Takes over changes of namespaces and fences; to be called before commands are.
+    pub(crate) fn look(&mut self, out: &mut impl Replies) {
         let Some(subsystem) = self.queue.association.subsystem() else { return };
         let (generation, fences) = (subsystem.generation(), subsystem.fences());
         if generation != self.generation {

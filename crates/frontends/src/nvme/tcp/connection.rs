@@ -135,7 +135,7 @@ impl Connection {
                 }
                 let Some(stream) = &mut self.stream else { return false };
                 let direct = self.protocol.direct().filter(|(_, _, len)| *len >= DIRECT_MIN);
-                let wanted = direct.as_ref().map_or(0, |(_, _, len)| *len) + RECEIVE_BYTES;
+                let wanted = direct.as_ref().map_or(0, |(_, _, len)| *len);
                 match stream.recv(direct, buffer) {
                     Recv::Bytes { direct, buf } => {
                         if direct > 0 {
@@ -149,8 +149,9 @@ impl Connection {
                             return false;
                         }
                         self.poll(now, cx);
-                        if direct + buf < wanted {
-                            // That was all there was; what comes later is a new event.
+                        if direct == wanted && buf < RECEIVE_BYTES {
+                            // That was all there was; what comes later is a new event. (A place
+                            // left unfilled proves nothing: one call fills only so many pages.)
                             self.readable = false;
                             return true;
                         }
@@ -176,6 +177,10 @@ impl Connection {
 
     /// Acts on what the protocol has taken from the bytes. False when the connection is over.
     fn events(&mut self, now: Nanos, cx: &mut Cx<'_>) -> bool {
+        if let State::Open(Queue::Io(queue)) = &mut self.state {
+            let mut out = Answers { protocol: &mut self.protocol, head: &self.head };
+            queue.look(&mut out);
+        }
         while let Some(event) = self.protocol.next_event() {
             match event {
                 Event::Command(command) => {
