@@ -2,6 +2,7 @@
 
 pub mod calls;
 pub mod config;
+mod demo;
 pub mod grpc;
 pub mod http;
 pub mod inventory;
@@ -9,5 +10,6 @@ pub mod logging;
 pub mod metrics;
 pub mod openapi;
 pub mod rest;
+pub mod run;
 pub mod service;
 pub mod status;
