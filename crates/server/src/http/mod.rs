@@ -15,7 +15,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::calls::{Dispatch, Meta};
 use crate::rest::Rest;
-use crate::{grpc, openapi};
+use crate::{grpc, openapi, rest};
 
 /// The other end of a connection, attached to every request that comes by it.
 #[derive(Clone, Debug)]
@@ -37,7 +37,6 @@ struct Shared {
 /// the reporter is told so.
 pub fn app(dispatch: Dispatch, more: Router) -> (Router, HealthReporter) {
     let (reporter, health) = tonic_health::server::health_reporter();
-    let rest = Rest::new(dispatch.clone());
     let router = Router::<Shared>::new()
         .route_service("/grpc.health.v1.Health/{method}", health)
         .route_service(
@@ -51,7 +50,11 @@ pub fn app(dispatch: Dispatch, more: Router) -> (Router, HealthReporter) {
         .merge(openapi::router())
         .merge(more.with_state(()))
         .fallback(either)
-        .with_state(Shared { dispatch, rest });
+        .method_not_allowed_fallback(rest::not_allowed)
+        .with_state(Shared {
+            rest: Rest::new(dispatch.clone()),
+            dispatch,
+        });
     (router, reporter)
 }
 

@@ -115,6 +115,14 @@ async fn grpc_and_rest_share_a_port() {
             .await
             .ends_with("\r\n\r\nmetrics")
     );
+    let post = "POST /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let text = http1(server.address, post).await;
+    assert!(text.starts_with("HTTP/1.1 405 "), "{text}");
+    assert!(text.contains("allow: GET"), "{text}");
+    assert!(
+        text.contains(r#""message":"/metrics has no POST""#),
+        "{text}"
+    );
     drop(channel);
     server.stop().await;
 }

@@ -106,7 +106,9 @@ fn generate() -> Value {
             "title": "OPI Storage",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "The storage interface of the Open Programmable Infrastructure project \
-                over HTTP. The same calls are served over gRPC.",
+                over HTTP. The same calls are served over gRPC. Field names may be in camel case \
+                or in snake case. A PATCH without `update_mask` changes the fields that its body \
+                holds; a key sent empty stays as it is.",
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" }
         },
         "servers": [{ "url": "/" }],
@@ -276,7 +278,9 @@ fn query(
 }
 
 fn query_parameter(field: &FieldDescriptor, path: &str, schemas: &mut Schemas) -> Value {
-    let schema = schemas.field(field, Form::Patch);
+    let mut schema = schemas.field(field, Form::Patch);
+    // The parameter itself carries the text.
+    schema.as_object_mut().map(|s| s.remove("description"));
     let required = api::fields::behavior(field).required;
     json!({
         "name": path, "in": "query", "required": required,

@@ -286,6 +286,13 @@ fn other_verb(verb: &Method, path: &str, verbs: &[&Method]) -> Result<Response, 
     })
 }
 
+/// The answer of routes that are no calls, such as `/metrics`, to an HTTP method they lack.
+pub async fn not_allowed(request: Request<Body>) -> Response {
+    let text = format!("{} has no {}", request.uri().path(), request.method());
+    let failure = Failure::with(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, text);
+    failure_response(&failure)
+}
+
 fn respond(status: StatusCode, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
