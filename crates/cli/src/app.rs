@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use crate::client::{Client, PAGE_SIZE, Target};
 use crate::failure::{Failure, Result};
 use crate::output::Format;
-use crate::{flags, pages, units, verbs, words};
+use crate::{flags, pages, verbs, words};
+use api::units;
 
 /// The verbs whose next word is a kind of resource.
 const RESOURCE_VERBS: [&str; 8] = [

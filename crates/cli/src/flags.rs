@@ -11,7 +11,8 @@ use prost_reflect::{
 use std::io::Read as _;
 
 use crate::failure::{Failure, Result};
-use crate::{units, words};
+use crate::words;
+use api::units;
 
 /// Names that other flags of `create` and `update` have, so that no field gets them.
 const RESERVED: [&str; 12] = [

@@ -7,11 +7,9 @@ mod failure;
 mod flags;
 mod output;
 mod pages;
-mod units;
 mod verbs;
 mod words;
 
 pub use app::{commands, is_ours, rewrite, run};
 pub use failure::Failure;
 pub use pages::usage_line;
-pub use units::{parse_duration, parse_size};

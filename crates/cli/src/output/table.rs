@@ -4,7 +4,8 @@ use api::kinds::Kind;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind as FieldKind, Value};
 
 use crate::client::name_of;
-use crate::{flags, units, words};
+use crate::{flags, words};
+use api::units;
 
 /// Fields that identify and are long: for wide tables only.
 const IDENTITIES: [&str; 4] = ["uuid", "nguid", "eui64", "fru_guid"];

@@ -157,7 +157,7 @@ pub(super) fn stats_table(seen: &Observation) -> Table {
         let op = op.clone().unwrap_or_default();
         let latency = op.latency.clone().unwrap_or_default();
         let timed: u64 = latency.buckets.iter().map(|b| b.count).sum();
-        let show = |ns: u64| crate::units::latency(ns);
+        let show = |ns: u64| api::units::latency(ns);
         table.row([
             name.to_owned(),
             op.ops.to_string(),

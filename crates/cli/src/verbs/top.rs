@@ -10,7 +10,8 @@ use super::{Cx, observe};
 use crate::client::Client;
 use crate::failure::Result;
 use crate::output::{self, Align, Format, Table};
-use crate::{units, words};
+use crate::words;
+use api::units;
 
 /// Clears a terminal and goes to its top left corner.
 const CLEAR: &str = "\x1b[H\x1b[2J";
