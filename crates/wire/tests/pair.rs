@@ -505,3 +505,29 @@ fn a_lost_socket_fails_every_command_in_flight() {
     assert_eq!(link.host_closed, Some(Closed::Lost));
     assert_eq!(link.controller_closed, Some(Closed::Lost));
 }
+
+#[test]
+fn commands_submitted_before_the_capsule_size_is_known_keep_their_road() {
+    let config = HostConfig {
+        in_capsule_bytes: 1024,
+        ..HostConfig::default()
+    };
+    let mut link = Link::new(config, Limits::default(), 64, Cut::Whole, Dice::seeded(1));
+    link.connect();
+    let large = link.write(0, &[1; 4096]);
+    let small = link.write(8, &[2; 512]);
+    link.host.set_in_capsule_bytes(4096);
+    assert!(link.finish(large).cqe.status().is_success());
+    link.host.set_in_capsule_bytes(0);
+    assert!(link.completed.iter().any(|done| done.cid == small));
+    let by_r2t = link.write(16, &[3; 512]);
+    assert!(link.finish(by_r2t).cqe.status().is_success());
+    assert_eq!(
+        (
+            link.memory[0],
+            link.memory[8 * BLOCK],
+            link.memory[16 * BLOCK]
+        ),
+        (1, 2, 3)
+    );
+}

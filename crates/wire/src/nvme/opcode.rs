@@ -57,7 +57,7 @@ const WRITES: Effects = READS.union(Effects::BLOCK_CONTENT);
 macro_rules! commands {
     (
         $(#[$meta:meta])* $set:ident;
-        $( $(#[$vmeta:meta])* $variant:ident = $opcode:literal, $name:literal, $transfer:ident, $effects:expr; )*
+        $( $variant:ident = $opcode:literal, $name:literal, $transfer:ident, $effects:expr; )*
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,4 +1,4 @@
-//! The lists Identify returns: namespace IDs, identifiers of a namespace, controllers, command sets.
+//! The lists Identify returns: namespaces, identifiers of one, controllers, command sets.
 
 use zerocopy::little_endian::U64;
 

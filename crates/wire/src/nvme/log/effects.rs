@@ -44,7 +44,7 @@ pub fn supported_pages(pages: &[LogId]) -> Vec<u8> {
 
 /// The page that lists the supported features (NVMe Base 2.1, 5.1.12.1.18).
 ///
-/// Bit 0 says supported; bit 20 of a namespace's feature and bit 21 of a controller's say its scope.
+/// Bit 0 says supported; bit 20 is set for a namespace's feature, bit 21 for a controller's.
 pub fn feature_effects(features: &[FeatureId]) -> Vec<u8> {
     let mut out = vec![0; DWORD_PAGE];
     for id in features {
@@ -93,7 +93,7 @@ mod tests {
                 op.effects().bits()
             );
         }
-        // The recorded target has no Verify, and counts Flush among the commands that change blocks.
+        // The recorded target has no Verify, and says that Flush changes blocks.
         for op in IoOpcode::ALL.iter().filter(|op| **op != IoOpcode::Verify) {
             let recorded = page.io[usize::from(op.opcode())].get();
             let ours = op.effects().bits() | u32::from(*op == IoOpcode::Flush) << 1;

@@ -236,8 +236,8 @@ impl Host {
         self.state == State::Open && !self.free.is_empty()
     }
 
-    /// Queues a command and gives the CID it is known by until its completion is taken: the lowest
-    /// kind of number there is, less than the queue depth, so that it can index a table.
+    /// Queues a command and gives the CID it is known by until its completion is taken. CIDs are
+    /// less than the queue depth, so that they can index a table.
     ///
     /// CID and SGL of `sqe` are filled in.
     ///
@@ -264,6 +264,7 @@ impl Host {
         sqe.cid = cid.into();
         sqe.sgl = match payload {
             Payload::None => SglDescriptor::transport(0),
+            Payload::ToController(data) if data.is_empty() => SglDescriptor::transport(0),
             Payload::ToController(data) => {
                 let len = data.len() as u32;
                 entry.outbound = data;

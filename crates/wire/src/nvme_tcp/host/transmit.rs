@@ -3,6 +3,7 @@
 use blk::{Gather, IoBuf};
 
 use super::{Host, Phase};
+use crate::nvme::sgl::DATA_BLOCK_OFFSET;
 use crate::nvme_tcp::bits::{CapsuleCmd, DataPdu, IcReq, LAST_PDU};
 use crate::nvme_tcp::digest::{self, Crc32c};
 use crate::nvme_tcp::pdu::{Digests, PduType, Scratch, bare_header, data_header, data_offset};
@@ -59,9 +60,8 @@ impl Host {
         let entry = &mut self.entries[usize::from(cid)];
         entry.phase = Phase::Sent;
         let sqe = entry.sqe;
-        let fits = entry.outbound_len <= self.config.in_capsule_bytes;
         let mut head = Scratch::new();
-        if entry.outbound_len == 0 || !fits {
+        if sqe.sgl.identifier != DATA_BLOCK_OFFSET {
             let common = bare_header(PduType::CapsuleCmd, digests);
             head.push_header(CapsuleCmd { common, sqe }.bytes(), digests);
             out.push_bytes(head.filled());
