@@ -151,11 +151,11 @@ struct LoadArgs {
     #[arg(long, value_name = "PERCENT", default_value_t = 70)]
     read_percent: u8,
     /// Data of one I/O
-    #[arg(short = 'b', long, value_name = "SIZE", default_value = "4KiB",
+    #[arg(short = 'b', long, alias = "bs", value_name = "SIZE", default_value = "4KiB",
           value_parser = units::parse_size)]
     block_size: u64,
     /// I/Os in flight on each connection
-    #[arg(short = 'd', long, value_name = "N", default_value_t = 32)]
+    #[arg(short = 'd', long, aliases = ["qd", "iodepth"], value_name = "N", default_value_t = 32)]
     depth: u16,
     /// Connections, each one I/O queue
     #[arg(short = 'c', long, value_name = "N", default_value_t = 1)]
@@ -164,7 +164,8 @@ struct LoadArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: u16,
     /// How long to measure
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
+    #[arg(long, alias = "runtime", value_name = "TIME", default_value = "10s",
+          value_parser = units::parse_duration)]
     time: Duration,
     /// How long to run before measuring
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = units::parse_duration)]

@@ -156,11 +156,6 @@ pub fn commands() -> Vec<Command> {
     all
 }
 
-/// True for a command that [`run`] serves.
-pub fn is_ours(name: &str) -> bool {
-    RESOURCE_VERBS.contains(&name) || ["apply", "top", "completion", "man"].contains(&name)
-}
-
 fn verb_command(spec: &Spec) -> Command {
     let served = kinds::all()
         .iter()

@@ -10,6 +10,6 @@ mod pages;
 mod verbs;
 mod words;
 
-pub use app::{commands, is_ours, rewrite, run};
+pub use app::{commands, rewrite, run};
 pub use failure::Failure;
 pub use pages::usage_line;

@@ -1,3 +1,106 @@
-//! The one binary: picks the program.
+//! The one binary, `opi`: reads the command line and hands it to the program that serves it.
 
-fn main() {}
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Command};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+const ABOUT: &str = "Software-defined storage behind the OPI Storage interface";
+const TOUR: &str = "\
+A first look:
+  opi serve --demo                              a disk from memory over NVMe/TCP, checked
+  opi create malloc-volume m0 --size 1GiB
+  opi get all
+  opi top
+
+The client finds the server by --addr or OPI_ADDR (default 127.0.0.1:50051).
+Exit codes: 0 done, 1 failed, 2 the command line makes no sense.";
+
+/// Exit code for a command line that makes no sense.
+const USAGE: u8 = 2;
+
+fn command() -> Command {
+    let serve = Command::new("serve").about("Run the service");
+    Command::new("opi")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .after_help(TOUR)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .subcommand(server::config::augment(serve))
+        .subcommands(cli::commands())
+        .subcommand(bench::command())
+}
+
+fn main() -> ExitCode {
+    run(std::env::args_os().collect())
+}
+
+fn run(args: Vec<OsString>) -> ExitCode {
+    let args = match cli::rewrite(args) {
+        Ok(args) => args,
+        Err(failure) => return fail(failure.exit_code(), &failure),
+    };
+    let root = command();
+    match root.clone().try_get_matches_from(args) {
+        Ok(matches) => dispatch(&root, &matches),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                // A reader that went away (`| head`) is no failure.
+                let _ = error.print();
+                ExitCode::SUCCESS
+            }
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                let _ = error.print();
+                ExitCode::from(USAGE)
+            }
+            _ => {
+                eprintln!("{}", cli::usage_line(&error));
+                ExitCode::from(USAGE)
+            }
+        },
+    }
+}
+
+fn dispatch(root: &Command, matches: &ArgMatches) -> ExitCode {
+    match matches.subcommand() {
+        Some(("serve", inner)) => server::run::main(inner),
+        Some(("bench", inner)) => match bench::run(inner) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(error.exit_code(), &error),
+        },
+        Some((verb, inner)) => match cli::run(root, verb, inner) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => fail(failure.exit_code(), &failure),
+        },
+        None => ExitCode::from(USAGE),
+    }
+}
+
+fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_command_tree_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn what_the_tour_shows_parses() {
+        for line in TOUR.lines().filter_map(|l| l.trim().strip_prefix("opi ")) {
+            let line = line.split("   ").next().unwrap_or_default();
+            let words = std::iter::once("opi").chain(line.split_whitespace());
+            let args = cli::rewrite(words.map(OsString::from).collect()).unwrap();
+            command()
+                .try_get_matches_from(args)
+                .unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+    }
+}
