@@ -35,7 +35,7 @@ fn failed(error: &HostError) -> Error {
 
 /// Writes and reads, with a progress bar on a terminal.
 pub(super) fn round_trip(address: SocketAddr, nqn: &str) -> Result<Checked, Error> {
-    let nqn = Nqn::parse(nqn.as_bytes()).map_err(|e| Error::internal(e.to_string()))?;
+    let nqn = Nqn::parse(nqn).map_err(|e| Error::internal(e.to_string()))?;
     let began = Instant::now();
     let mut session = Session::connect(address, &nqn, Options::default()).map_err(|e| failed(&e))?;
     let checked = exchange(&mut session);
