@@ -28,6 +28,8 @@ pub enum Phase {
     Updating = 3,
     /// A client asked for its removal.
     Deleting = 4,
+    /// A client was told that it could not be made, and it could not be undone yet.
+    Abandoned = 5,
 }
 
 /// One resource in the store. Secrets are in files of their own.

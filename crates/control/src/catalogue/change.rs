@@ -117,8 +117,15 @@ impl Catalogue {
         let kind = name.kind();
         fields::clear_output_only(&mut resource);
         resource.clear_field_by_name("name");
-        if let Some(entry) = self.entry(name) {
-            return self.same_again(entry, resource).map(Some);
+        match self.entry(name) {
+            Some(entry) if entry.visible => {
+                return self.same_again(entry, resource).map(Some);
+            }
+            Some(_) => {
+                let text = format!("an earlier attempt to make {name} is being undone: try again");
+                return Err(Error::new(Code::Aborted, text));
+            }
+            None => {}
         }
         let handler = self.handlers.of(&kind.collection)?;
         fields::check_required(&resource).map_err(|e| inside(kind, e))?;
@@ -283,7 +290,7 @@ impl Catalogue {
         allow_missing: bool,
         fx: &mut Vec<Effect>,
     ) -> Result<Option<Answer>> {
-        if self.entry(name).is_none() {
+        if !self.entry(name).is_some_and(|e| e.visible) {
             let missing = Err(Error::not_found(name.as_str()));
             return if allow_missing {
                 Ok(Some(Answer::Gone))

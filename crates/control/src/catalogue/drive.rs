@@ -37,7 +37,14 @@ impl Catalogue {
             (Step::CreateCall, Ok(made)) => self.created(name, &made, fx),
             (Step::CreateCall | Step::CreateStore, Err(error)) => self.undo(name, error, fx),
             (Step::CreateStore, Ok(_)) => self.came_up(name, now, fx),
-            (Step::CreateUndo(error), undone) => self.undone(name, error, undone.err(), fx),
+            (Step::CreateUndo(error), Ok(_)) => self.undone(name, error, fx),
+            (Step::CreateUndo(error), Err(trouble)) => self.abandon(name, error, &trouble, fx),
+            (Step::CreateAbandon(error), stored) => {
+                if stored.is_err() {
+                    self.mend(name, &[], now, fx);
+                }
+                self.abandoned(name, error, now, fx);
+            }
             (Step::CreateForget(error), stored) => {
                 self.forgotten(name, error, stored.is_err(), now, fx);
             }
@@ -61,7 +68,7 @@ impl Catalogue {
                 self.call(name, Step::DeleteCall, call, fx);
             }
             (Step::DeleteCall, Ok(_)) => self.deleted(name, now, fx),
-            (Step::DeleteCall, Err(error)) => self.revert_delete(name, error, fx),
+            (Step::DeleteCall, Err(error)) => self.not_deleted(name, error, now, fx),
             (Step::Replay, Ok(made)) => self.replayed(name, &made, now, fx),
             (Step::Replay, Err(error)) => self.failed(name, &error.message, true, now, fx),
             (Step::ReplayUpdate, result) => self.replayed_update(name, result, fx),
@@ -208,16 +215,7 @@ impl Catalogue {
         self.call(name, Step::CreateUndo(error), call, fx);
     }
 
-    pub(super) fn undone(
-        &mut self,
-        name: &ResourceName,
-        mut error: Error,
-        trouble: Option<Error>,
-        fx: &mut Vec<Effect>,
-    ) {
-        if let Some(trouble) = trouble {
-            error.message = format!("{error}; and it could not be undone: {trouble}");
-        }
+    pub(super) fn undone(&mut self, name: &ResourceName, error: Error, fx: &mut Vec<Effect>) {
         let files = self
             .held(name)
             .form
@@ -234,6 +232,26 @@ impl Catalogue {
             erase: files,
         };
         self.write(name, Step::CreateForget(error), batch, fx);
+    }
+
+    /// What a failed create left could not be taken back yet: that goes on in the background.
+    fn abandon(
+        &mut self,
+        name: &ResourceName,
+        mut error: Error,
+        trouble: &Error,
+        fx: &mut Vec<Effect>,
+    ) {
+        error.message = format!("{error}; and what was made of it is still there: {trouble}");
+        self.held(name).phase = Phase::Abandoned;
+        let batch = self.record(name, &[]);
+        self.write(name, Step::CreateAbandon(error), batch, fx);
+    }
+
+    fn abandoned(&mut self, name: &ResourceName, error: Error, now: Moment, fx: &mut Vec<Effect>) {
+        self.schedule(name, now);
+        self.settled(name, now, fx);
+        self.end(name, |_| Err(error), now, fx);
     }
 
     fn forgotten(
@@ -338,7 +356,16 @@ impl Catalogue {
         self.write(name, Step::UpdateRevert(error), batch, fx);
     }
 
-    fn revert_delete(&mut self, name: &ResourceName, error: Error, fx: &mut Vec<Effect>) {
+    fn not_deleted(
+        &mut self,
+        name: &ResourceName,
+        error: Error,
+        now: Moment,
+        fx: &mut Vec<Effect>,
+    ) {
+        if self.held(name).phase == Phase::Abandoned {
+            return self.abandoned(name, error, now, fx);
+        }
         self.held(name).phase = Phase::Ready;
         let batch = self.record(name, &[]);
         self.write(name, Step::DeleteRevert(error), batch, fx);
@@ -443,12 +470,7 @@ impl Catalogue {
         entry.enter(State::Failed(reason.to_owned()), now);
         self.unschedule(name);
         if retry {
-            let entry = self.held(name);
-            let doubled = RETRY_FIRST.0.saturating_mul(1 << entry.attempts.min(16));
-            let at = now.mono + Nanos(doubled.min(RETRY_MAX.0));
-            entry.attempts = entry.attempts.saturating_add(1);
-            entry.retry = Some(at);
-            self.retries.insert((at, name.clone()));
+            self.schedule(name, now);
         }
         self.settled(name, now, fx);
         if was_up {
@@ -456,6 +478,17 @@ impl Catalogue {
         }
         let error = Error::unavailable(reason).about(name.as_str());
         self.end(name, |_| Err(error), now, fx);
+    }
+
+    /// Plans another attempt, later with every failure.
+    fn schedule(&mut self, name: &ResourceName, now: Moment) {
+        self.unschedule(name);
+        let entry = self.held(name);
+        let doubled = RETRY_FIRST.0.saturating_mul(1 << entry.attempts.min(16));
+        let at = now.mono + Nanos(doubled.min(RETRY_MAX.0));
+        entry.attempts = entry.attempts.saturating_add(1);
+        entry.retry = Some(at);
+        self.retries.insert((at, name.clone()));
     }
 
     pub(super) fn unschedule(&mut self, name: &ResourceName) {

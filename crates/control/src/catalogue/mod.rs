@@ -76,6 +76,7 @@ enum Step {
     CreateStore,
     CreateUndo(Error),
     CreateForget(Error),
+    CreateAbandon(Error),
     UpdateIntent,
     UpdateCall,
     UpdateStore(Form),

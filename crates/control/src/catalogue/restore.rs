@@ -68,7 +68,7 @@ impl Catalogue {
     fn restore_entry(&mut self, stored: Stored, now: Moment) {
         let mut entry = Entry {
             // What nobody was told of stays out of sight until it is there.
-            visible: stored.phase != Phase::Creating,
+            visible: !matches!(stored.phase, Phase::Creating | Phase::Abandoned),
             name: stored.name,
             phase: stored.phase,
             form: stored.form,
@@ -118,7 +118,7 @@ impl Catalogue {
             return;
         };
         match entry.phase {
-            Phase::Deleting => {
+            Phase::Deleting | Phase::Abandoned => {
                 let call = Call::Delete { name: name.clone() };
                 self.call(name, Step::DeleteCall, call, fx);
             }
@@ -139,8 +139,15 @@ impl Catalogue {
             return;
         };
         // One that is still to be driven since the start will see the change then.
-        if !self.restoring.left.contains(name) && entry.visible && entry.phase != Phase::Deleting {
-            self.drive(name, Step::Replay, now, fx);
+        if self.restoring.left.contains(name) {
+            return;
+        }
+        match entry.phase {
+            Phase::Abandoned => self.start(name, now, fx),
+            Phase::Ready | Phase::Updating if entry.visible => {
+                self.drive(name, Step::Replay, now, fx);
+            }
+            _ => {}
         }
     }
 
@@ -174,7 +181,7 @@ impl Catalogue {
     ) {
         if self.held(name).phase == Phase::Creating {
             // Nobody was told that it exists, so it may as well never have.
-            self.undone(name, error, None, fx);
+            self.undone(name, error, fx);
         } else {
             self.failed(name, &error.message, false, now, fx);
         }

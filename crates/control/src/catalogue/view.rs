@@ -251,7 +251,7 @@ impl Catalogue {
     fn look(&self, entry: &Entry) -> Result<Sight> {
         let (_, observed) = self.observe(entry)?;
         let condition = match (entry.phase, &entry.state, observed.health) {
-            (Phase::Deleting, _, _) => Condition::Deleting,
+            (Phase::Deleting | Phase::Abandoned, _, _) => Condition::Deleting,
             (_, State::Failed(why), _) => Condition::Failed(why.clone()),
             (Phase::Creating | Phase::Updating, _, _) | (_, State::Pending, _) => {
                 Condition::Pending

@@ -223,7 +223,27 @@ impl Bench {
 
     /// Carries out one effect; false if there is none.
     pub fn step(&mut self) -> bool {
-        let Some(effect) = self.pending.pop_front() else {
+        self.step_at(0)
+    }
+
+    /// Carries out one of the effects that are due: handlers end in any order, writes and
+    /// replies in theirs.
+    pub fn step_any(&mut self, choice: usize) -> bool {
+        let free: Vec<_> = (0..self.pending.len())
+            .filter(|i| {
+                let mut earlier = self.pending.range(..*i);
+                match self.pending[*i] {
+                    Effect::Write(..) => !earlier.any(|e| matches!(e, Effect::Write(..))),
+                    Effect::Reply(..) => !earlier.any(|e| matches!(e, Effect::Reply(..))),
+                    _ => true,
+                }
+            })
+            .collect();
+        !free.is_empty() && self.step_at(free[choice % free.len()])
+    }
+
+    fn step_at(&mut self, index: usize) -> bool {
+        let Some(effect) = self.pending.remove(index) else {
             return false;
         };
         let outcome = match effect {
