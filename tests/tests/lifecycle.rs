@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::{Family, Net, Server, ServerOptions, opi_binary, run};
 
 const NQN: &str = "nqn.2026-01.org.example:life";
@@ -34,36 +34,54 @@ fn everything_acknowledged_is_there_after_kill_9() {
     server
         .delete("/v1/nvmeSubsystems/s0/nvmeNamespaces/n7")
         .ok();
-    let all = |server: &Server<'_>| {
-        [
+    let all = |server: &Server<'_>| -> Vec<String> {
+        let lists = [
             "/v1/aioVolumes",
             "/v1/mallocVolumes",
             "/v1/nvmeSubsystems",
             "/v1/nvmeSubsystems/s0/nvmeControllers",
             "/v1/nvmeSubsystems/s0/nvmeNamespaces",
-        ]
-        .map(|path| {
-            let mut list = server.get(path).ok();
-            without_identities(&mut list);
-            list
-        })
+        ];
+        lists
+            .iter()
+            .flat_map(|path| resources(server.get(path).ok()))
+            .collect()
     };
     let before = all(&server);
+    assert_eq!(before.len(), 1 + 19 + 1 + 2 + 18);
     for _ in 0..3 {
         server.restart();
-        assert_eq!(all(&server), before);
+        for (now, then) in all(&server).iter().zip(&before) {
+            assert_eq!(now, then);
+        }
+        assert_eq!(all(&server).len(), before.len());
     }
     assert_eq!(fs::metadata(&disk).unwrap().len(), 1024 * 4096);
 }
 
-/// A memory volume comes back empty, so it may come back with a new identity.
-fn without_identities(value: &mut serde_json::Value) {
+/// The resources of a list. A memory volume comes back empty, so with a new identity.
+fn resources(mut list: Value) -> Vec<String> {
+    without_identities(&mut list);
+    let arrays = list
+        .as_object()
+        .into_iter()
+        .flat_map(|fields| fields.values());
+    arrays
+        .filter_map(Value::as_array)
+        .flatten()
+        .map(Value::to_string)
+        .collect()
+}
+
+fn without_identities(value: &mut Value) {
     match value {
-        serde_json::Value::Object(fields) => {
-            fields.remove("uuid");
+        Value::Object(fields) => {
+            for identity in ["uuid", "nguid", "eui64"] {
+                fields.remove(identity);
+            }
             fields.values_mut().for_each(without_identities);
         }
-        serde_json::Value::Array(items) => items.iter_mut().for_each(without_identities),
+        Value::Array(items) => items.iter_mut().for_each(without_identities),
         _ => {}
     }
 }
