@@ -194,7 +194,7 @@ nvme dsm $disk -d -s 8 -b 8
 nvme verify $disk -s 0 -c 7
 blkdiscard -o 65536 -l 65536 $disk
 nvme get-feature $ctrl -f 0x0e
-nvme get-feature $ctrl -f 0x81
+nvme get-feature $ctrl -f 0x81 --cdw11=1 --data-len=16
 nvme supported-log-pages $ctrl"
     ))
     .ok();

@@ -51,7 +51,10 @@ bitflags! {
 
 const CONTROLLER: Effects = Effects::SUPPORTED.union(Effects::CONTROLLER_SCOPE);
 const EITHER: Effects = CONTROLLER.union(Effects::NAMESPACE_SCOPE);
-const READS: Effects = Effects::SUPPORTED.union(Effects::NAMESPACE_SCOPE);
+// Linux warns of "unusual effects" when an I/O command tells more than that it exists and changes
+// blocks, so the scope, which may be left out (NVMe Base 2.1, 5.1.12.1.6), is told for admin
+// commands only.
+const READS: Effects = Effects::SUPPORTED;
 const WRITES: Effects = READS.union(Effects::BLOCK_CONTENT);
 
 macro_rules! commands {
