@@ -1,4 +1,5 @@
 //! Blocks through the front-end: what a host writes is what it reads, on real sockets.
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 mod support;
 
@@ -13,7 +14,9 @@ use wire::nvme::{Fuse, IoCmd, IoOp, Rw, Sqe, Status};
 use wire::nvme_tcp::{Digests, Payload};
 
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
-    (0..len).map(|at| (at / 7) as u8 ^ seed.wrapping_add(at as u8)).collect()
+    (0..len)
+        .map(|at| (at / 7) as u8 ^ seed.wrapping_add(at as u8))
+        .collect()
 }
 
 fn to(data: &[u8]) -> Payload {
@@ -27,7 +30,11 @@ fn what_is_written_is_read_with_every_combination_of_digests_and_flow_control() 
             let site = Site::default();
             let address = site.with_volume(Memory::new(1024));
             let digests = Digests { header, data };
-            let who = Who { digests, no_sq_flow_control, ..Who::default() };
+            let who = Who {
+                digests,
+                no_sq_flow_control,
+                ..Who::default()
+            };
             let session = Session::connect(address, NQN, who).unwrap();
             let mut io = session.io(1);
             // In the capsule, by one R2T, and the largest there is.
@@ -52,7 +59,12 @@ fn many_commands_in_flight_all_come_back_right() {
         for slot in 0..100 {
             let lba = (number * 200 + slot) as u64;
             let cid = queue.submit(
-                IoCmd { nsid: 1, fuse: Fuse::Normal, op: IoOp::Write(Rw::new(lba, 1)) }.to_sqe(),
+                IoCmd {
+                    nsid: 1,
+                    fuse: Fuse::Normal,
+                    op: IoOp::Write(Rw::new(lba, 1)),
+                }
+                .to_sqe(),
                 to(&pattern(4096, lba as u8)),
             );
             assert!(cid < 127);
@@ -65,7 +77,10 @@ fn many_commands_in_flight_all_come_back_right() {
     }
     for lba in (0..800).filter(|lba| lba % 200 < 100) {
         let read = queues[0].read(1, lba, 1, 4096);
-        assert!(read.data.to_vec() == pattern(4096, lba as u8), "block {lba}");
+        assert!(
+            read.data.to_vec() == pattern(4096, lba as u8),
+            "block {lba}"
+        );
     }
 }
 
@@ -74,36 +89,59 @@ fn the_other_commands_do_what_they_say() {
     let site = Site::default();
     let volume = Memory::new(64);
     let address = site.with_volume(volume.clone());
-    let mut io = Session::to(address).io(1);
-    // The admin queue went with its session; a fresh one stays.
-    assert!(io.closed || !io.closed);
     let session = Session::to(address);
-    io = session.io(1);
+    let mut io = session.io(1);
     let data = pattern(8192, 3);
     assert_eq!(io.write(1, 4, 2, &data), Status::SUCCESS);
     let compare = IoOp::Compare(Rw::new(4, 2));
     assert_eq!(io.io(1, compare, to(&data)).cqe.status(), Status::SUCCESS);
     let differs = io.io(1, compare, to(&pattern(8192, 4))).cqe.status();
     assert_eq!(differs, Status::COMPARE_FAILURE.dnr());
-    assert_eq!(io.io(1, IoOp::Flush, Payload::None).cqe.status(), Status::SUCCESS);
+    assert_eq!(
+        io.io(1, IoOp::Flush, Payload::None).cqe.status(),
+        Status::SUCCESS
+    );
     let verify = IoOp::Verify(Rw::new(4, 2));
-    assert_eq!(io.io(1, verify, Payload::None).cqe.status(), Status::SUCCESS);
+    assert_eq!(
+        io.io(1, verify, Payload::None).cqe.status(),
+        Status::SUCCESS
+    );
     let zero = IoOp::WriteZeroes(Rw::new(4, 1));
     assert_eq!(io.io(1, zero, Payload::None).cqe.status(), Status::SUCCESS);
     assert_eq!(io.read(1, 4, 1, 4096).data.to_vec(), [0; 4096]);
-    let deallocate = IoOp::WriteZeroes(Rw { deallocate: true, ..Rw::new(5, 1) });
-    assert_eq!(io.io(1, deallocate, Payload::None).cqe.status(), Status::SUCCESS);
+    let deallocate = IoOp::WriteZeroes(Rw {
+        deallocate: true,
+        ..Rw::new(5, 1)
+    });
+    assert_eq!(
+        io.io(1, deallocate, Payload::None).cqe.status(),
+        Status::SUCCESS
+    );
     let ops: Vec<Op> = volume.log().iter().map(|(op, ..)| *op).collect();
-    assert!(ops.ends_with(&[Op::WriteZeroes, Op::Read, Op::Unmap]), "{ops:?}");
+    assert!(
+        ops.ends_with(&[Op::WriteZeroes, Op::Read, Op::Unmap]),
+        "{ops:?}"
+    );
     assert_eq!(io.write(1, 8, 2, &data), Status::SUCCESS);
     let ranges = [(8, 1), (60, 4), (9, 0)].map(|(slba, blocks): (u64, u32)| DsmRange {
         slba: slba.into(),
         blocks: blocks.into(),
         ..DsmRange::default()
     });
-    let bytes: Vec<u8> = ranges.iter().flat_map(|range| range.bytes().to_vec()).collect();
-    let dsm = Dsm { ranges: 3, deallocate: true, integral_read: false, integral_write: false };
-    assert_eq!(io.io(1, IoOp::Dsm(dsm), to(&bytes)).cqe.status(), Status::SUCCESS);
+    let bytes: Vec<u8> = ranges
+        .iter()
+        .flat_map(|range| range.bytes().to_vec())
+        .collect();
+    let dsm = Dsm {
+        ranges: 3,
+        deallocate: true,
+        integral_read: false,
+        integral_write: false,
+    };
+    assert_eq!(
+        io.io(1, IoOp::Dsm(dsm), to(&bytes)).cqe.status(),
+        Status::SUCCESS
+    );
     let read = io.read(1, 8, 2, 8192).data.to_vec();
     assert_eq!(read[..4096], [0; 4096]);
     assert_eq!(read[4096..], data[4096..]);
@@ -118,9 +156,19 @@ fn force_unit_access_and_a_cache_switched_off_reach_the_volume() {
     let mut io = session.io(1);
     let data = pattern(4096, 1);
     assert_eq!(io.write(1, 0, 1, &data), Status::SUCCESS);
-    let fua = IoOp::Write(Rw { fua: true, ..Rw::new(1, 1) });
+    let fua = IoOp::Write(Rw {
+        fua: true,
+        ..Rw::new(1, 1)
+    });
     assert_eq!(io.io(1, fua, to(&data)).cqe.status(), Status::SUCCESS);
-    assert!(session.admin.set_feature(0x06, 0, 0).cqe.status().is_success());
+    assert!(
+        session
+            .admin
+            .set_feature(0x06, 0, 0)
+            .cqe
+            .status()
+            .is_success()
+    );
     assert_eq!(io.write(1, 2, 1, &data), Status::SUCCESS);
     let fua: Vec<bool> = volume.log().iter().map(|(.., fua)| *fua).collect();
     assert_eq!(fua, [false, true, true]);
@@ -134,9 +182,15 @@ fn what_is_wrong_with_a_command_is_told_by_its_status() {
     let mut io = session.io(1);
     let block = pattern(4096, 9);
     assert_eq!(io.write(1, 300, 1, &block), Status::LBA_OUT_OF_RANGE.dnr());
-    assert_eq!(io.write(1, u64::MAX, 1, &block), Status::LBA_OUT_OF_RANGE.dnr());
+    assert_eq!(
+        io.write(1, u64::MAX, 1, &block),
+        Status::LBA_OUT_OF_RANGE.dnr()
+    );
     assert_eq!(io.write(7, 0, 1, &block), Status::INVALID_NAMESPACE.dnr());
-    assert_eq!(io.write(0xffff_ffff, 0, 1, &block), Status::INVALID_NAMESPACE.dnr());
+    assert_eq!(
+        io.write(0xffff_ffff, 0, 1, &block),
+        Status::INVALID_NAMESPACE.dnr()
+    );
     assert_eq!(io.write(1, 0, 2, &block), Status::SGL_LENGTH_INVALID.dnr());
     let short = io.read(1, 0, 2, 4096);
     assert_eq!(short.cqe.status(), Status::SGL_LENGTH_INVALID.dnr());
@@ -147,8 +201,16 @@ fn what_is_wrong_with_a_command_is_told_by_its_status() {
     let admin_only = io.run(Sqe::new(0x06, 1), Payload::ToHost(IoBuf::alloc(4096)));
     assert_eq!(admin_only.cqe.status(), Status::INVALID_OPCODE.dnr());
     let zero = IoOp::WriteZeroes(Rw::new(299, 2));
-    assert_eq!(io.io(1, zero, Payload::None).cqe.status(), Status::LBA_OUT_OF_RANGE.dnr());
-    let few = Dsm { ranges: 2, deallocate: true, integral_read: false, integral_write: false };
+    assert_eq!(
+        io.io(1, zero, Payload::None).cqe.status(),
+        Status::LBA_OUT_OF_RANGE.dnr()
+    );
+    let few = Dsm {
+        ranges: 2,
+        deallocate: true,
+        integral_read: false,
+        integral_write: false,
+    };
     let answer = io.io(1, IoOp::Dsm(few), to(&[0; 16]));
     assert_eq!(answer.cqe.status(), Status::SGL_LENGTH_INVALID.dnr());
     // And the queue goes on.
@@ -164,12 +226,18 @@ fn a_volume_with_metadata_shows_them_after_each_block() {
     let mut session = Session::to(address);
     let id = session.admin.identify_namespace(1);
     assert!(id.metadata_interleaved());
-    assert_eq!((id.format().metadata.get(), id.block_size()), (8, Some(512)));
+    assert_eq!(
+        (id.format().metadata.get(), id.block_size()),
+        (8, Some(512))
+    );
     let mut io = session.io(1);
     let data = pattern(3 * 520, 5);
     assert_eq!(io.write(1, 7, 3, &data), Status::SUCCESS);
     assert_eq!(io.read(1, 7, 3, 3 * 520).data.to_vec(), data);
-    assert_eq!(io.write(1, 7, 3, &data[..3 * 512]), Status::SGL_LENGTH_INVALID.dnr());
+    assert_eq!(
+        io.write(1, 7, 3, &data[..3 * 512]),
+        Status::SGL_LENGTH_INVALID.dnr()
+    );
 }
 
 fn fused(nsid: u32, fuse: Fuse, op: IoOp) -> Sqe {
@@ -193,21 +261,43 @@ fn a_fused_pair_writes_only_if_the_compare_holds() {
     let (zero, one, two) = (vec![0; 4096], pattern(4096, 1), pattern(4096, 2));
     let good = (Status::SUCCESS, Status::SUCCESS);
     assert_eq!(compare_and_write(&mut io, 3, &zero, &one), good);
-    let bad = (Status::COMPARE_FAILURE.dnr(), Status::ABORTED_FAILED_FUSED.dnr());
+    let bad = (
+        Status::COMPARE_FAILURE.dnr(),
+        Status::ABORTED_FAILED_FUSED.dnr(),
+    );
     assert_eq!(compare_and_write(&mut io, 3, &zero, &two), bad);
     assert_eq!(io.read(1, 3, 1, 4096).data.to_vec(), one);
     // More blocks than are atomic, and halves that do not belong together.
     let (status, _) = compare_and_write(&mut io, 3, &[0; 8192], &[0; 8192]);
     assert_eq!(status, Status::ATOMIC_WRITE_UNIT_EXCEEDED.dnr());
-    let first = io.submit(fused(1, Fuse::First, IoOp::Compare(Rw::new(1, 1))), to(&zero));
+    let first = io.submit(
+        fused(1, Fuse::First, IoOp::Compare(Rw::new(1, 1))),
+        to(&zero),
+    );
     let other = io.submit(fused(1, Fuse::Second, IoOp::Write(Rw::new(2, 1))), to(&one));
     assert_eq!(io.wait(first).cqe.status(), Status::INVALID_FIELD.dnr());
-    assert_eq!(io.wait(other).cqe.status(), Status::ABORTED_FAILED_FUSED.dnr());
+    assert_eq!(
+        io.wait(other).cqe.status(),
+        Status::ABORTED_FAILED_FUSED.dnr()
+    );
     let alone = io.submit(fused(1, Fuse::Second, IoOp::Write(Rw::new(2, 1))), to(&one));
-    assert_eq!(io.wait(alone).cqe.status(), Status::ABORTED_MISSING_FUSED.dnr());
-    let first = io.submit(fused(1, Fuse::First, IoOp::Compare(Rw::new(1, 1))), to(&zero));
-    assert_eq!(io.write(1, 9, 1, &two), Status::SUCCESS, "it does not belong to the pair");
-    assert_eq!(io.wait(first).cqe.status(), Status::ABORTED_MISSING_FUSED.dnr());
+    assert_eq!(
+        io.wait(alone).cqe.status(),
+        Status::ABORTED_MISSING_FUSED.dnr()
+    );
+    let first = io.submit(
+        fused(1, Fuse::First, IoOp::Compare(Rw::new(1, 1))),
+        to(&zero),
+    );
+    assert_eq!(
+        io.write(1, 9, 1, &two),
+        Status::SUCCESS,
+        "it does not belong to the pair"
+    );
+    assert_eq!(
+        io.wait(first).cqe.status(),
+        Status::ABORTED_MISSING_FUSED.dnr()
+    );
 }
 
 #[test]
@@ -235,7 +325,10 @@ fn fused_pairs_of_many_hosts_never_lose_an_update() {
                 })
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum()
     });
     let session = Session::to(address);
     let read = session.io(1).read(1, 0, 1, 4096).data.to_vec();
@@ -261,8 +354,16 @@ fn statistics_are_counted_for_namespace_controller_and_subsystem() {
         let handler = site.handlers.of(&name.kind().collection).unwrap();
         let (_, observed) = handler.observe(&name, &[]).unwrap();
         let stats = observed.stats.unwrap();
-        assert_eq!((stats.op(Op::Write).ops, stats.op(Op::Write).bytes), (1, 8192), "{resource}");
-        assert_eq!((stats.op(Op::Read).ops, stats.op(Op::Read).bytes), (1, 4096), "{resource}");
+        assert_eq!(
+            (stats.op(Op::Write).ops, stats.op(Op::Write).bytes),
+            (1, 8192),
+            "{resource}"
+        );
+        assert_eq!(
+            (stats.op(Op::Read).ops, stats.op(Op::Read).bytes),
+            (1, 4096),
+            "{resource}"
+        );
         assert_eq!(stats.in_flight, 0);
     }
 }
@@ -291,7 +392,15 @@ fn a_host_that_vanishes_mid_write_leaves_a_target_that_goes_on() {
     let mut io = session.io(1);
     for lba in 0..20 {
         let op = IoOp::Write(Rw::new(lba, 1));
-        io.submit(IoCmd { nsid: 1, fuse: Fuse::Normal, op }.to_sqe(), to(&[7; 4096]));
+        io.submit(
+            IoCmd {
+                nsid: 1,
+                fuse: Fuse::Normal,
+                op,
+            }
+            .to_sqe(),
+            to(&[7; 4096]),
+        );
     }
     // One more, of which only the header arrives.
     io.stream.shutdown(std::net::Shutdown::Both).unwrap();
@@ -302,7 +411,10 @@ fn a_host_that_vanishes_mid_write_leaves_a_target_that_goes_on() {
     assert_eq!(io.write(1, 40, 1, &[9; 4096]), Status::SUCCESS);
     drop((io, session));
     // Everything is let go of, so that the resources can be deleted.
-    for name in ["nvmeSubsystems/s/nvmeControllers/c", "nvmeSubsystems/s/nvmeNamespaces/n"] {
+    for name in [
+        "nvmeSubsystems/s/nvmeControllers/c",
+        "nvmeSubsystems/s/nvmeNamespaces/n",
+    ] {
         site.delete(name).unwrap();
     }
     let _: Arc<Memory> = volume;

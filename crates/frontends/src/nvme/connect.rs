@@ -39,7 +39,10 @@ pub(crate) struct Refused {
 
 impl From<InvalidParameter> for Refused {
     fn from(parameter: InvalidParameter) -> Self {
-        Self { status: Status::CONNECT_INVALID_PARAMETERS.dnr(), result: parameter.dw0() }
+        Self {
+            status: Status::CONNECT_INVALID_PARAMETERS.dnr(),
+            result: parameter.dw0(),
+        }
     }
 }
 
@@ -82,15 +85,15 @@ fn check(connect: &Connect, data: &IoBuf) -> Result<Wish, Refused> {
     let data = ConnectData::from_prefix(&data.to_vec()).map_err(short)?;
     let subsystem = data.subsystem().map_err(|_| InvalidParameter::SUBSYSTEM)?;
     let host = data.host().map_err(|_| InvalidParameter::HOST)?;
-    Ok(Wish { data, subsystem, host })
+    Ok(Wish {
+        data,
+        subsystem,
+        host,
+    })
 }
 
 /// Makes the queue that a Connect asks for.
-pub(crate) fn connect(
-    place: &Place<'_>,
-    connect: &Connect,
-    data: &IoBuf,
-) -> Result<Made, Refused> {
+pub(crate) fn connect(place: &Place<'_>, connect: &Connect, data: &IoBuf) -> Result<Made, Refused> {
     let wish = check(connect, data)?;
     if wish.subsystem.is_discovery() {
         return discovery(place, connect, &wish);
@@ -102,7 +105,9 @@ pub(crate) fn connect(
         let here = |listener: &&Arc<Listener>| Arc::ptr_eq(&listener.port, place.port);
         ways.listeners.values().find(here).cloned()
     };
-    let listener = listener.filter(|one| !one.is_closing()).ok_or(InvalidParameter::SUBSYSTEM)?;
+    let listener = listener
+        .filter(|one| !one.is_closing())
+        .ok_or(InvalidParameter::SUBSYSTEM)?;
     if !subsystem.shape().admits(&wish.host) {
         tracing::info!(subsystem = %wish.subsystem, host = %wish.host, "host is not allowed");
         return Err(Refused {
@@ -144,19 +149,19 @@ fn discovery(place: &Place<'_>, connect: &Connect, wish: &Wish) -> Result<Made, 
         return Err(InvalidParameter::CONTROLLER_ID.into());
     }
     let cntlid = place.target.discovery.next_cntlid();
-    let limits = Limits { queues: 0, namespaces: 0 };
+    let limits = Limits {
+        queues: 0,
+        namespaces: 0,
+    };
     let (id, host) = (wish.data.hostid, wish.host.clone());
     let association = Association::new(cntlid, id, host, None, limits);
     let mut made = with_controller(place, connect, &association);
-    made.passes.push(place.target.discovery.users.enter(place.waker.clone(), id));
+    made.passes
+        .push(place.target.discovery.users.enter(place.waker.clone(), id));
     Ok(made)
 }
 
-fn with_controller(
-    place: &Place<'_>,
-    connect: &Connect,
-    association: &Arc<Association>,
-) -> Made {
+fn with_controller(place: &Place<'_>, connect: &Connect, association: &Arc<Association>) -> Made {
     let passes = passes(place, association);
     let (target, inbox) = (place.target.clone(), place.inbox.clone());
     let controller = Controller::new(
@@ -167,8 +172,15 @@ fn with_controller(
         connect.kato_ms,
         place.now,
     );
-    let connected = Connected { cntlid: association.cntlid, authentication: false };
-    Made { queue: Queue::Admin(Box::new(controller)), result: connected.dw0(), passes }
+    let connected = Connected {
+        cntlid: association.cntlid,
+        authentication: false,
+    };
+    Made {
+        queue: Queue::Admin(Box::new(controller)),
+        result: connected.dw0(),
+        passes,
+    }
 }
 
 fn io(
@@ -182,8 +194,10 @@ fn io(
     let association = subsystem.ways().associations.get(&cntlid).cloned();
     let association = association.filter(|one| !one.is_closing());
     let association = association.ok_or(InvalidParameter::CONTROLLER_ID)?;
-    let same_way =
-        association.way.as_ref().is_some_and(|(_, other)| Arc::ptr_eq(other, listener));
+    let same_way = association
+        .way
+        .as_ref()
+        .is_some_and(|(_, other)| Arc::ptr_eq(other, listener));
     if !same_way || association.hostnqn != wish.host {
         return Err(InvalidParameter::CONTROLLER_ID.into());
     }
@@ -193,19 +207,32 @@ fn io(
     if !association.is_enabled() {
         return Err(Status::COMMAND_SEQUENCE.dnr().into());
     }
-    let ticket = association.open_queue(connect.qid).map_err(|error| match error {
-        QueueError::TooMany => Refused::from(InvalidParameter::QUEUE_ID),
-        QueueError::Taken => Refused::from(Status::COMMAND_SEQUENCE.dnr()),
-    })?;
+    let ticket = association
+        .open_queue(connect.qid)
+        .map_err(|error| match error {
+            QueueError::TooMany => Refused::from(InvalidParameter::QUEUE_ID),
+            QueueError::Taken => Refused::from(Status::COMMAND_SEQUENCE.dnr()),
+        })?;
     let passes = passes(place, &association);
     let queue = IoQueue::new(ticket, place.inbox.clone());
-    let connected = Connected { cntlid, authentication: false };
-    Ok(Made { queue: Queue::Io(Box::new(queue)), result: connected.dw0(), passes })
+    let connected = Connected {
+        cntlid,
+        authentication: false,
+    };
+    Ok(Made {
+        queue: Queue::Io(Box::new(queue)),
+        result: connected.dw0(),
+        passes,
+    })
 }
 
 /// Enters the connection where it may have to be found.
 fn passes(place: &Place<'_>, association: &Arc<Association>) -> Vec<Pass> {
-    let mut passes = vec![association.users.enter(place.waker.clone(), association.host)];
+    let mut passes = vec![
+        association
+            .users
+            .enter(place.waker.clone(), association.host),
+    ];
     if let Some((_, listener)) = &association.way {
         passes.push(listener.users.enter(place.waker.clone(), association.host));
     }

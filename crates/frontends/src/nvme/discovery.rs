@@ -18,8 +18,14 @@ pub(crate) fn entries(target: &Target, host: &Nqn, via: SocketAddr) -> Vec<Disco
             continue;
         }
         let ways = subsystem.ways();
-        for listener in ways.listeners.values().filter(|listener| !listener.is_closing()) {
-            let Some(address) = reachable(listener.port.address(), via) else { continue };
+        for listener in ways
+            .listeners
+            .values()
+            .filter(|listener| !listener.is_closing())
+        {
+            let Some(address) = reachable(listener.port.address(), via) else {
+                continue;
+            };
             let family = match address {
                 SocketAddr::V4(_) => AddressFamily::Ipv4,
                 SocketAddr::V6(_) => AddressFamily::Ipv6,
@@ -45,12 +51,11 @@ fn reachable(at: SocketAddr, via: SocketAddr) -> Option<SocketAddr> {
         return match (local, at.ip().is_unspecified(), at) {
             (false, _, _) => None,
             (true, false, at) => Some(at),
-            (true, true, SocketAddr::V4(_)) => {
-                Some(SocketAddr::from(([127, 0, 0, 1], at.port())))
-            }
-            (true, true, SocketAddr::V6(_)) => {
-                Some(SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), at.port()))
-            }
+            (true, true, SocketAddr::V4(_)) => Some(SocketAddr::from(([127, 0, 0, 1], at.port()))),
+            (true, true, SocketAddr::V6(_)) => Some(SocketAddr::new(
+                std::net::Ipv6Addr::LOCALHOST.into(),
+                at.port(),
+            )),
         };
     }
     if at.ip().is_unspecified() {
@@ -77,24 +82,48 @@ mod tests {
 
     #[test]
     fn a_wildcard_is_told_as_the_address_the_host_used() {
-        assert_eq!(reach("0.0.0.0:4420", "10.0.0.1:8009"), Some("10.0.0.1:4420".into()));
-        assert_eq!(reach("[::]:4420", "[fd00::1]:8009"), Some("[fd00::1]:4420".into()));
+        assert_eq!(
+            reach("0.0.0.0:4420", "10.0.0.1:8009"),
+            Some("10.0.0.1:4420".into())
+        );
+        assert_eq!(
+            reach("[::]:4420", "[fd00::1]:8009"),
+            Some("[fd00::1]:4420".into())
+        );
         assert_eq!(reach("[::]:4420", "10.0.0.1:8009"), None);
-        assert_eq!(reach("[::]:4420", "127.0.0.1:8009"), Some("[::1]:4420".into()));
-        assert_eq!(reach("0.0.0.0:4420", "[::1]:8009"), Some("127.0.0.1:4420".into()));
+        assert_eq!(
+            reach("[::]:4420", "127.0.0.1:8009"),
+            Some("[::1]:4420".into())
+        );
+        assert_eq!(
+            reach("0.0.0.0:4420", "[::1]:8009"),
+            Some("127.0.0.1:4420".into())
+        );
     }
 
     #[test]
     fn a_fixed_address_is_told_as_it_is() {
-        assert_eq!(reach("10.0.0.2:4420", "10.0.0.1:8009"), Some("10.0.0.2:4420".into()));
-        assert_eq!(reach("[fd00::2]:4420", "10.0.0.1:8009"), Some("[fd00::2]:4420".into()));
+        assert_eq!(
+            reach("10.0.0.2:4420", "10.0.0.1:8009"),
+            Some("10.0.0.2:4420".into())
+        );
+        assert_eq!(
+            reach("[fd00::2]:4420", "10.0.0.1:8009"),
+            Some("[fd00::2]:4420".into())
+        );
     }
 
     #[test]
     fn a_loopback_address_is_told_on_this_machine_only() {
         assert_eq!(reach("127.0.0.1:4420", "10.0.0.1:8009"), None);
-        assert_eq!(reach("127.0.0.1:4420", "127.0.0.1:8009"), Some("127.0.0.1:4420".into()));
+        assert_eq!(
+            reach("127.0.0.1:4420", "127.0.0.1:8009"),
+            Some("127.0.0.1:4420".into())
+        );
         assert_eq!(reach("[::1]:4420", "10.0.0.1:8009"), None);
-        assert_eq!(reach("[::1]:4420", "127.0.0.1:8009"), Some("[::1]:4420".into()));
+        assert_eq!(
+            reach("[::1]:4420", "127.0.0.1:8009"),
+            Some("[::1]:4420".into())
+        );
     }
 }

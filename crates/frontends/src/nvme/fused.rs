@@ -142,12 +142,18 @@ mod tests {
         assert!(!gate.enter(&writer), "the gate is up");
         assert!(gate.raise(&writer).is_none(), "it is up already");
         gate.leave();
-        assert!(told.0.load(SeqCst) > 0, "the raiser is woken by the last writer");
+        assert!(
+            told.0.load(SeqCst) > 0,
+            "the raiser is woken by the last writer"
+        );
         assert!(raised.is_clear(&raiser));
         assert!(!gate.enter(&writer));
         let before = inside.0.load(SeqCst);
         drop(raised);
-        assert!(inside.0.load(SeqCst) > before, "lowering wakes those who wait");
+        assert!(
+            inside.0.load(SeqCst) > before,
+            "lowering wakes those who wait"
+        );
         assert!(gate.enter(&writer));
     }
 
@@ -162,7 +168,9 @@ mod tests {
                     let waker = Waker::noop();
                     for round in 0..20_000 {
                         if number == 0 && round % 16 == 0 {
-                            let Some(raised) = gate.raise(waker) else { continue };
+                            let Some(raised) = gate.raise(waker) else {
+                                continue;
+                            };
                             while !raised.is_clear(waker) {
                                 std::hint::spin_loop();
                             }

@@ -34,7 +34,10 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub(crate) fn new(waker: Waker) -> Self {
-        Self { answers: Mutex::default(), waker }
+        Self {
+            answers: Mutex::default(),
+            waker,
+        }
     }
 
     /// Whoever this wakes reads the inbox.
@@ -44,27 +47,15 @@ impl Inbox {
 
     /// Leaves an answer.
     pub(crate) fn push(&self, command: Ticket, status: Status) {
-        self.answers.lock().expect("no holder of the inbox panics").push((command, status));
+        self.answers
+            .lock()
+            .expect("no holder of the inbox panics")
+            .push((command, status));
         self.waker.wake_by_ref();
     }
 
     /// The answers so far.
     pub(crate) fn take(&self) -> Vec<(Ticket, Status)> {
         std::mem::take(&mut *self.answers.lock().expect("no holder of the inbox panics"))
-    }
-}
-
-/// What the unit tests of queues see of the transport.
-#[cfg(test)]
-#[derive(Default)]
-pub(crate) struct Seen(pub(crate) Vec<(u16, Status, u64, Vec<u8>)>);
-
-#[cfg(test)]
-impl Replies for Seen {
-    fn done(&mut self, command: Ticket, status: Status, result: u64) {
-        self.0.push((command.cid, status, result, Vec::new()));
-    }
-    fn data(&mut self, command: Ticket, data: IoBuf) {
-        self.0.push((command.cid, Status::SUCCESS, 0, data.to_vec()));
     }
 }

@@ -1,4 +1,4 @@
-//! [`Users`]: who is using something, so that whoever takes it away can wait until the last is gone.
+//! [`Users`]: who is using something, so that whoever takes it away can wait for the last to go.
 
 use slab::Slab;
 use std::future::Future;
@@ -34,14 +34,19 @@ pub(crate) struct Users {
 
 impl Users {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no holder of the list of users panics")
+        self.state
+            .lock()
+            .expect("no holder of the list of users panics")
     }
 
     /// Becomes a user. Afterwards the caller must look whether the thing is still to be had:
     /// who takes it away marks it first and wakes the users then.
     pub(crate) fn enter(self: &Arc<Self>, waker: Waker, host: HostId) -> Pass {
         let id = self.state().users.insert(User { waker, host });
-        Pass { users: self.clone(), id }
+        Pass {
+            users: self.clone(),
+            id,
+        }
     }
 
     /// How many there are.
@@ -51,7 +56,12 @@ impl Users {
 
     /// Wakes all of them.
     pub(crate) fn wake(&self) {
-        let wakers: Vec<Waker> = self.state().users.iter().map(|(_, u)| u.waker.clone()).collect();
+        let wakers: Vec<Waker> = self
+            .state()
+            .users
+            .iter()
+            .map(|(_, u)| u.waker.clone())
+            .collect();
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -63,15 +73,20 @@ impl Users {
     /// Calls `done` once every present user of one of the `hosts` has ended what it had begun.
     pub(crate) fn fence(&self, hosts: &[HostId], done: Box<dyn FnOnce() + Send>) {
         let mut state = self.state();
-        let fenced = state.users.iter().filter(|(_, user)| hosts.contains(&user.host));
+        let fenced = state
+            .users
+            .iter()
+            .filter(|(_, user)| hosts.contains(&user.host));
         let waiting_for: Vec<usize> = fenced.map(|(id, _)| id).collect();
         if waiting_for.is_empty() {
             drop(state);
             done();
             return;
         }
-        let wakers: Vec<Waker> =
-            waiting_for.iter().map(|&id| state.users[id].waker.clone()).collect();
+        let wakers: Vec<Waker> = waiting_for
+            .iter()
+            .map(|&id| state.users[id].waker.clone())
+            .collect();
         state.fences.push(Fence { waiting_for, done });
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
@@ -87,8 +102,11 @@ impl Users {
         }
         let open = |fence: &mut Fence| fence.waiting_for.is_empty();
         let done: Vec<Fence> = state.fences.extract_if(.., open).collect();
-        let waiting =
-            if state.users.is_empty() { std::mem::take(&mut state.waiting) } else { Vec::new() };
+        let waiting = if state.users.is_empty() {
+            std::mem::take(&mut state.waiting)
+        } else {
+            Vec::new()
+        };
         drop(state);
         done.into_iter().for_each(|fence| (fence.done)());
         waiting.into_iter().for_each(Waker::wake);
@@ -109,7 +127,11 @@ impl Pass {
 
     /// True if a fence waits for this user.
     pub(crate) fn is_fenced(&self) -> bool {
-        self.users.state().fences.iter().any(|fence| fence.waiting_for.contains(&self.id))
+        self.users
+            .state()
+            .fences
+            .iter()
+            .any(|fence| fence.waiting_for.contains(&self.id))
     }
 }
 

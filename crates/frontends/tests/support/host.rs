@@ -4,13 +4,13 @@ use blk::{Gather, IoBuf, Nanos};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+use wire::nvme::Status;
 use wire::nvme::cmds::{Connect, Features, GetLog, Identify, PropertySize};
 use wire::nvme::fabrics::{ConnectData, Connected};
 use wire::nvme::features::Select;
 use wire::nvme::identify::{IdentifyController, IdentifyNamespace};
 use wire::nvme::property::{CC, CSTS};
 use wire::nvme::{AdminCmd, CNTLID_DYNAMIC, Cqe, FabricsCmd, Fuse, IoCmd, IoOp, Nqn, Rw, Sqe};
-use wire::nvme::Status;
 use wire::nvme_tcp::{Completed, Digests, Host, HostConfig, HostEvent, Payload};
 
 /// Nothing here takes this long; a test that waits longer has found a hang.
@@ -45,7 +45,11 @@ impl Default for Who {
 impl Who {
     /// Another host.
     pub fn other() -> Self {
-        Self { hostnqn: super::OTHER_HOST.to_owned(), hostid: [0x22; 16], ..Self::default() }
+        Self {
+            hostnqn: super::OTHER_HOST.to_owned(),
+            hostid: [0x22; 16],
+            ..Self::default()
+        }
     }
 }
 
@@ -68,7 +72,9 @@ impl Queue {
     pub fn open(address: SocketAddr, who: &Who) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
         let config = HostConfig {
             queue_depth: (who.entries - 1) as u16,
             digests: who.digests,
@@ -76,7 +82,14 @@ impl Queue {
             ..HostConfig::default()
         };
         let (host, out) = (Host::new(config, now()), Gather::new());
-        let mut queue = Self { stream, host, cntlid: 0, out, done: Vec::new(), closed: false };
+        let mut queue = Self {
+            stream,
+            host,
+            cntlid: 0,
+            out,
+            done: Vec::new(),
+            closed: false,
+        };
         let start = Instant::now();
         while !queue.closed && !queue.host.can_submit() {
             assert!(start.elapsed() < PATIENCE, "no ICResp");
@@ -170,7 +183,10 @@ impl Queue {
             if let Some(at) = self.done.iter().position(|one| one.cid == cid) {
                 return self.done.remove(at);
             }
-            assert!(!self.closed, "the connection ended before command {cid} completed");
+            assert!(
+                !self.closed,
+                "the connection ended before command {cid} completed"
+            );
             assert!(start.elapsed() < PATIENCE, "command {cid} never completed");
             self.turn();
         }
@@ -212,40 +228,81 @@ impl Queue {
     }
 
     pub fn io(&mut self, nsid: u32, op: IoOp, payload: Payload) -> Completed {
-        self.run(IoCmd { nsid, fuse: Fuse::Normal, op }.to_sqe(), payload)
+        self.run(
+            IoCmd {
+                nsid,
+                fuse: Fuse::Normal,
+                op,
+            }
+            .to_sqe(),
+            payload,
+        )
     }
 
     pub fn read(&mut self, nsid: u32, slba: u64, blocks: u32, bytes: usize) -> Completed {
-        self.io(nsid, IoOp::Read(Rw::new(slba, blocks)), Payload::ToHost(IoBuf::alloc(bytes)))
+        self.io(
+            nsid,
+            IoOp::Read(Rw::new(slba, blocks)),
+            Payload::ToHost(IoBuf::alloc(bytes)),
+        )
     }
 
     pub fn write(&mut self, nsid: u32, slba: u64, blocks: u32, data: &[u8]) -> Status {
         let payload = Payload::ToController(IoBuf::from_slice(data));
-        self.io(nsid, IoOp::Write(Rw::new(slba, blocks)), payload).cqe.status()
+        self.io(nsid, IoOp::Write(Rw::new(slba, blocks)), payload)
+            .cqe
+            .status()
     }
 
     pub fn property(&mut self, offset: u32) -> u64 {
         let size = PropertySize::Four;
-        let done = self.run(FabricsCmd::PropertyGet { size, offset }.to_sqe(), Payload::None);
+        let done = self.run(
+            FabricsCmd::PropertyGet { size, offset }.to_sqe(),
+            Payload::None,
+        );
         assert!(done.cqe.status().is_success());
         done.cqe.result()
     }
 
     pub fn set_cc(&mut self, value: u64) {
-        let set = FabricsCmd::PropertySet { size: PropertySize::Four, offset: CC, value };
-        assert!(self.run(set.to_sqe(), Payload::None).cqe.status().is_success());
+        let set = FabricsCmd::PropertySet {
+            size: PropertySize::Four,
+            offset: CC,
+            value,
+        };
+        assert!(
+            self.run(set.to_sqe(), Payload::None)
+                .cqe
+                .status()
+                .is_success()
+        );
     }
 
     pub fn admin(&mut self, command: AdminCmd, len: usize) -> Completed {
-        let payload = if len > 0 { Payload::ToHost(IoBuf::alloc(len)) } else { Payload::None };
+        let payload = if len > 0 {
+            Payload::ToHost(IoBuf::alloc(len))
+        } else {
+            Payload::None
+        };
         self.run(command.to_sqe(), payload)
     }
 
     pub fn identify(&mut self, cns: u8, nsid: u32) -> Result<Vec<u8>, Status> {
         let (cntid, cns_specific, csi, uuid_index) = (0, 0, 0, 0);
-        let id = Identify { nsid, cns, cntid, cns_specific, csi, uuid_index };
+        let id = Identify {
+            nsid,
+            cns,
+            cntid,
+            cns_specific,
+            csi,
+            uuid_index,
+        };
         let done = self.admin(AdminCmd::Identify(id), 4096);
-        if done.cqe.status().is_success() { Ok(done.data.to_vec()) } else { Err(done.cqe.status()) }
+        if done.cqe.status().is_success() {
+            Ok(done.data.to_vec())
+        } else {
+            Err(done.cqe.status())
+        }
     }
 
     pub fn identify_controller(&mut self) -> IdentifyController {
@@ -270,7 +327,11 @@ impl Queue {
             uuid_index: 0,
         };
         let done = self.admin(AdminCmd::GetLogPage(log), len);
-        if done.cqe.status().is_success() { Ok(done.data.to_vec()) } else { Err(done.cqe.status()) }
+        if done.cqe.status().is_success() {
+            Ok(done.data.to_vec())
+        } else {
+            Err(done.cqe.status())
+        }
     }
 
     pub fn log(&mut self, lid: u8, len: usize) -> Vec<u8> {
@@ -278,12 +339,24 @@ impl Queue {
     }
 
     pub fn get_feature(&mut self, fid: u8, nsid: u32, cdw11: u32, len: usize) -> Completed {
-        let feature = Features { nsid, fid, cdw11, cdw12: 0, cdw13: 0 };
+        let feature = Features {
+            nsid,
+            fid,
+            cdw11,
+            cdw12: 0,
+            cdw13: 0,
+        };
         self.admin(AdminCmd::GetFeatures(feature, Select::Current), len)
     }
 
     pub fn set_feature(&mut self, fid: u8, nsid: u32, cdw11: u32) -> Completed {
-        let feature = Features { nsid, fid, cdw11, cdw12: 0, cdw13: 0 };
+        let feature = Features {
+            nsid,
+            fid,
+            cdw11,
+            cdw12: 0,
+            cdw13: 0,
+        };
         self.admin(AdminCmd::SetFeatures(feature, false), 0)
     }
 
@@ -307,7 +380,12 @@ impl Session {
         let mut admin = Queue::connect(address, subsystem, &who, 0, CNTLID_DYNAMIC)?;
         admin.set_cc(0x0046_0001);
         assert_eq!(admin.property(CSTS), 1);
-        Ok(Self { address, subsystem: subsystem.to_owned(), who, admin })
+        Ok(Self {
+            address,
+            subsystem: subsystem.to_owned(),
+            who,
+            admin,
+        })
     }
 
     /// A host of the usual test subsystem.
@@ -321,6 +399,12 @@ impl Session {
     }
 
     pub fn try_io(&self, qid: u16) -> Result<Queue, Cqe> {
-        Queue::connect(self.address, &self.subsystem, &self.who, qid, self.admin.cntlid)
+        Queue::connect(
+            self.address,
+            &self.subsystem,
+            &self.who,
+            qid,
+            self.admin.cntlid,
+        )
     }
 }

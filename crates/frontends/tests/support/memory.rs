@@ -34,7 +34,10 @@ impl Memory {
         Arc::new(Self {
             geometry: Mutex::new(geometry),
             state: Mutex::new(State::Online),
-            shared: Arc::new(Mutex::new(Shared { bytes, ..Shared::default() })),
+            shared: Arc::new(Mutex::new(Shared {
+                bytes,
+                ..Shared::default()
+            })),
             subscribers: Subscribers::default(),
         })
     }

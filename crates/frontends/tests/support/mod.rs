@@ -1,6 +1,10 @@
 //! What the tests of the front-end share: a target on real reactors and sockets, volumes in
 //! memory, and a host.
-#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test program uses a part of it"
+)]
 
 pub mod host;
 pub mod memory;
@@ -70,8 +74,7 @@ pub struct Site {
 
 pub const NQN: &str = "nqn.2024-01.org.example:subsystem";
 pub const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:11111111-1111-1111-1111-111111111111";
-pub const OTHER_HOST: &str =
-    "nqn.2014-08.org.nvmexpress:uuid:22222222-2222-2222-2222-222222222222";
+pub const OTHER_HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:22222222-2222-2222-2222-222222222222";
 
 pub fn name(text: &str) -> ResourceName {
     ResourceName::parse(text, "name").unwrap()
@@ -94,7 +97,11 @@ impl Site {
     pub fn start(keep: Arc<MemoryKeep>, restored: bool) -> Self {
         let backend = Backend::Epoll;
         let spin_max = blk::Nanos(0);
-        let options = Options { cores: Vec::new(), backend, spin_max };
+        let options = Options {
+            cores: Vec::new(),
+            backend,
+            spin_max,
+        };
         let reactors = Reactors::start(&options).unwrap();
         let latch = Arc::new(Latch::default());
         if restored {
@@ -109,7 +116,12 @@ impl Site {
         for one in frontends::TYPES {
             one.install(&world, &mut handlers).unwrap();
         }
-        Self { handlers, keep, restored: latch, reactors }
+        Self {
+            handlers,
+            keep,
+            restored: latch,
+            reactors,
+        }
     }
 
     fn create<R: Message + Default>(
@@ -123,7 +135,11 @@ impl Site {
         let handler = self.handlers.of(&name.kind().collection)?;
         let bytes = resource.encode_to_vec();
         handler.admit(&name, &bytes, None)?;
-        let job = Job { name, replay, volumes };
+        let job = Job {
+            name,
+            replay,
+            volumes,
+        };
         let made = block_on(handler.create(job, bytes))?;
         Ok(R::decode(&made[..]).unwrap())
     }
@@ -140,7 +156,11 @@ impl Site {
         let (old, new) = (old.encode_to_vec(), new.encode_to_vec());
         handler.admit(&name, &new, Some(&old))?;
         let volumes = volume.map(|volume| ("spec.volume_name_ref".to_owned(), volume));
-        let job = Job { name, replay: false, volumes: volumes.into_iter().collect() };
+        let job = Job {
+            name,
+            replay: false,
+            volumes: volumes.into_iter().collect(),
+        };
         let made = block_on(handler.update(job, old, new))?;
         Ok(R::decode(&made[..]).unwrap())
     }
@@ -151,7 +171,11 @@ impl Site {
         block_on(handler.delete(name))
     }
 
-    pub fn observe<R: Message + Default>(&self, resource_name: &str, resource: &R) -> (R, Observed) {
+    pub fn observe<R: Message + Default>(
+        &self,
+        resource_name: &str,
+        resource: &R,
+    ) -> (R, Observed) {
         let name = name(resource_name);
         let handler = self.handlers.of(&name.kind().collection).unwrap();
         let (bytes, observed) = handler.observe(&name, &resource.encode_to_vec()).unwrap();
@@ -159,17 +183,31 @@ impl Site {
     }
 
     pub fn subsystem_with(&self, id: &str, spec: NvmeSubsystemSpec) -> Result<NvmeSubsystem> {
-        let resource = NvmeSubsystem { spec: Some(spec), ..NvmeSubsystem::default() };
-        self.create(&format!("nvmeSubsystems/{id}"), BTreeMap::new(), false, &resource)
+        let resource = NvmeSubsystem {
+            spec: Some(spec),
+            ..NvmeSubsystem::default()
+        };
+        self.create(
+            &format!("nvmeSubsystems/{id}"),
+            BTreeMap::new(),
+            false,
+            &resource,
+        )
     }
 
     pub fn subsystem(&self, id: &str, nqn: &str) -> NvmeSubsystem {
-        let spec = NvmeSubsystemSpec { nqn: nqn.to_owned(), ..NvmeSubsystemSpec::default() };
+        let spec = NvmeSubsystemSpec {
+            nqn: nqn.to_owned(),
+            ..NvmeSubsystemSpec::default()
+        };
         self.subsystem_with(id, spec).unwrap()
     }
 
     pub fn controller_with(&self, id: &str, spec: NvmeControllerSpec) -> Result<NvmeController> {
-        let resource = NvmeController { spec: Some(spec), ..NvmeController::default() };
+        let resource = NvmeController {
+            spec: Some(spec),
+            ..NvmeController::default()
+        };
         self.create(&controller_name(id), BTreeMap::new(), false, &resource)
     }
 
@@ -188,12 +226,22 @@ impl Site {
         replay: bool,
     ) -> Result<NvmeNamespace> {
         let volumes = volume.map(|volume| ("spec.volume_name_ref".to_owned(), volume));
-        let resource = NvmeNamespace { spec: Some(spec), ..NvmeNamespace::default() };
-        self.create(&namespace_name(id), volumes.into_iter().collect(), replay, &resource)
+        let resource = NvmeNamespace {
+            spec: Some(spec),
+            ..NvmeNamespace::default()
+        };
+        self.create(
+            &namespace_name(id),
+            volumes.into_iter().collect(),
+            replay,
+            &resource,
+        )
     }
 
     pub fn namespace(&self, id: &str, volume: Arc<dyn Volume>) -> u32 {
-        let made = self.namespace_with(id, Some(volume), shows("mallocVolumes/m"), false).unwrap();
+        let made = self
+            .namespace_with(id, Some(volume), shows("mallocVolumes/m"), false)
+            .unwrap();
         made.spec.unwrap().host_nsid as u32
     }
 
@@ -218,7 +266,10 @@ pub fn namespace_name(id: &str) -> String {
 }
 
 pub fn shows(volume: &str) -> NvmeNamespaceSpec {
-    NvmeNamespaceSpec { volume_name_ref: volume.to_owned(), ..NvmeNamespaceSpec::default() }
+    NvmeNamespaceSpec {
+        volume_name_ref: volume.to_owned(),
+        ..NvmeNamespaceSpec::default()
+    }
 }
 
 pub fn listen(address: SocketAddr) -> NvmeControllerSpec {
@@ -240,6 +291,11 @@ pub fn listen(address: SocketAddr) -> NvmeControllerSpec {
 pub fn code<T>(result: Result<T>) -> (&'static str, Option<String>, String) {
     match result {
         Ok(_) => ("OK", None, String::new()),
-        Err(Error { code, field, message, .. }) => (code.name(), field, message),
+        Err(Error {
+            code,
+            field,
+            message,
+            ..
+        }) => (code.name(), field, message),
     }
 }

@@ -25,9 +25,13 @@ impl ErrorLog {
     /// controller.
     pub(crate) fn note(&mut self, qid: u16, command: Ticket, nsid: u32, lba: u64, status: Status) {
         let expected = status.sct() == 3
-            || [Status::RESERVATION_CONFLICT, Status::COMPARE_FAILURE, Status::ABORT_REQUESTED]
-                .iter()
-                .any(|other| status.is(*other));
+            || [
+                Status::RESERVATION_CONFLICT,
+                Status::COMPARE_FAILURE,
+                Status::ABORT_REQUESTED,
+            ]
+            .iter()
+            .any(|other| status.is(*other));
         if expected || status.is_success() {
             return;
         }
@@ -57,7 +61,11 @@ impl ErrorLog {
 
     /// The log page.
     pub(crate) fn page(&self) -> Vec<u8> {
-        let mut page: Vec<u8> = self.entries.iter().flat_map(|e| e.bytes().to_vec()).collect();
+        let mut page: Vec<u8> = self
+            .entries
+            .iter()
+            .flat_map(|e| e.bytes().to_vec())
+            .collect();
         page.resize(ERRORS_MAX * ErrorEntry::SIZE, 0);
         page
     }

@@ -17,10 +17,22 @@ struct Kind {
 }
 
 const KINDS: [Kind; 4] = [
-    Kind { event: AsyncEvent::NamespaceAttribute, page: LogId::ChangedNamespaces },
-    Kind { event: AsyncEvent::AnaChange, page: LogId::Ana },
-    Kind { event: AsyncEvent::DiscoveryChange, page: LogId::Discovery },
-    Kind { event: AsyncEvent::ReservationNotification, page: LogId::Reservation },
+    Kind {
+        event: AsyncEvent::NamespaceAttribute,
+        page: LogId::ChangedNamespaces,
+    },
+    Kind {
+        event: AsyncEvent::AnaChange,
+        page: LogId::Ana,
+    },
+    Kind {
+        event: AsyncEvent::DiscoveryChange,
+        page: LogId::Discovery,
+    },
+    Kind {
+        event: AsyncEvent::ReservationNotification,
+        page: LogId::Reservation,
+    },
 ];
 
 /// The events of one controller.
@@ -88,7 +100,10 @@ impl Events {
 
     /// Takes back the request with a CID.
     pub(crate) fn abort(&mut self, cid: u16) -> Option<Ticket> {
-        let index = self.requests.iter().position(|command| command.cid == cid)?;
+        let index = self
+            .requests
+            .iter()
+            .position(|command| command.cid == cid)?;
         self.requests.remove(index)
     }
 
@@ -111,12 +126,18 @@ mod tests {
         events.raise(AsyncEvent::AnaChange);
         assert_eq!(events.next(), None);
         assert!(events.request(ticket(1)) && events.request(ticket(2)));
-        assert_eq!(events.next(), Some((ticket(1), AsyncEvent::NamespaceAttribute)));
+        assert_eq!(
+            events.next(),
+            Some((ticket(1), AsyncEvent::NamespaceAttribute))
+        );
         events.raise(AsyncEvent::NamespaceAttribute);
         assert_eq!(events.next(), None, "the host has not read the page yet");
         events.read(LogId::ChangedNamespaces);
         events.raise(AsyncEvent::NamespaceAttribute);
-        assert_eq!(events.next(), Some((ticket(2), AsyncEvent::NamespaceAttribute)));
+        assert_eq!(
+            events.next(),
+            Some((ticket(2), AsyncEvent::NamespaceAttribute))
+        );
     }
 
     #[test]
@@ -128,7 +149,10 @@ mod tests {
         events.request(ticket(1));
         assert_eq!(events.next(), None);
         events.raise(AsyncEvent::ReservationNotification);
-        assert!(events.next().is_some(), "reservation notices have a mask of their own");
+        assert!(
+            events.next().is_some(),
+            "reservation notices have a mask of their own"
+        );
     }
 
     #[test]

@@ -33,8 +33,11 @@ const IO_FEATURES: &[FeatureId] = &[
     FeatureId::ReservationPersistence,
 ];
 /// The features of a discovery controller.
-const DISCOVERY_FEATURES: &[FeatureId] =
-    &[FeatureId::AsyncEvents, FeatureId::KeepAlive, FeatureId::HostId];
+const DISCOVERY_FEATURES: &[FeatureId] = &[
+    FeatureId::AsyncEvents,
+    FeatureId::KeepAlive,
+    FeatureId::HostId,
+];
 
 /// Over temperature threshold that is never reached.
 const TEMPERATURE_MAX: u16 = 0xffff;
@@ -84,7 +87,11 @@ impl Values {
 
     fn temperature(&self, cdw11: u32) -> Result<u32, Status> {
         let which = temperature_key(cdw11)?;
-        let default = if which & UNDER_TEMPERATURE == 0 { TEMPERATURE_MAX } else { 0 };
+        let default = if which & UNDER_TEMPERATURE == 0 {
+            TEMPERATURE_MAX
+        } else {
+            0
+        };
         let value = self.temperatures.get(&which).copied().unwrap_or(default);
         Ok(u32::from(value) | which)
     }
@@ -95,25 +102,43 @@ fn temperature_key(cdw11: u32) -> Result<u32, Status> {
     let sensor = cdw11 >> 16 & 0xf;
     // THSEL has two bits, of which the upper is reserved.
     let known = (sensor <= SENSORS || sensor == 0xf) && cdw11 >> 21 & 1 == 0;
-    if known { Ok(cdw11 & TEMPERATURE_WHICH) } else { Err(INVALID) }
+    if known {
+        Ok(cdw11 & TEMPERATURE_WHICH)
+    } else {
+        Err(INVALID)
+    }
 }
 
 fn counts(queues: u16) -> u64 {
     let count = u32::from(queues);
-    u64::from(QueueCounts { submission: count, completion: count }.bits())
+    u64::from(
+        QueueCounts {
+            submission: count,
+            completion: count,
+        }
+        .bits(),
+    )
 }
 
 impl Controller {
     pub(super) fn features(&self) -> &'static [FeatureId] {
-        if self.is_discovery() { DISCOVERY_FEATURES } else { IO_FEATURES }
+        if self.is_discovery() {
+            DISCOVERY_FEATURES
+        } else {
+            IO_FEATURES
+        }
     }
 
     fn feature(&self, fid: u8) -> Result<FeatureId, Status> {
-        FeatureId::from_u8(fid).filter(|id| self.features().contains(id)).ok_or(INVALID)
+        FeatureId::from_u8(fid)
+            .filter(|id| self.features().contains(id))
+            .ok_or(INVALID)
     }
 
     fn namespace_of(&self, nsid: u32) -> Result<Arc<Namespace>, Status> {
-        self.association.namespace(nsid).ok_or(Status::INVALID_NAMESPACE.dnr())
+        self.association
+            .namespace(nsid)
+            .ok_or(Status::INVALID_NAMESPACE.dnr())
     }
 
     /// The namespaces that a Set Features of a namespace's feature is about.
@@ -124,12 +149,7 @@ impl Controller {
         }
     }
 
-    pub(super) fn get_feature(
-        &self,
-        now: Nanos,
-        feature: &Features,
-        select: Select,
-    ) -> Answered {
+    pub(super) fn get_feature(&self, now: Nanos, feature: &Features, select: Select) -> Answered {
         let id = self.feature(feature.fid)?;
         match select {
             Select::Current => self.current(now, id, feature),
@@ -176,9 +196,9 @@ impl Controller {
             FeatureId::WriteAtomicity => self.values.write_atomicity,
             FeatureId::AsyncEvents => self.events.enabled().bits(),
             FeatureId::KeepAlive => self.keep_alive.kato_ms,
-            FeatureId::ReservationMask => {
-                self.association.reservation_mask(self.namespace_of(nsid)?.nsid)
-            }
+            FeatureId::ReservationMask => self
+                .association
+                .reservation_mask(self.namespace_of(nsid)?.nsid),
             FeatureId::ReservationPersistence => {
                 u32::from(self.namespace_of(nsid)?.desk.persists())
             }
@@ -224,19 +244,25 @@ impl Controller {
             FeatureId::PowerManagement if value & 0x1f != 0 => return Err(INVALID),
             FeatureId::PowerManagement => {}
             FeatureId::TemperatureThreshold => {
-                self.values.temperatures.insert(temperature_key(value)?, value as u16);
+                self.values
+                    .temperatures
+                    .insert(temperature_key(value)?, value as u16);
             }
             FeatureId::ErrorRecovery if value & DEALLOCATED_ERROR != 0 => return Err(INVALID),
             FeatureId::ErrorRecovery => {
                 for namespace in self.namespaces_of(feature.nsid)? {
-                    self.values.error_recovery.insert(namespace.nsid, value & 0xffff);
+                    self.values
+                        .error_recovery
+                        .insert(namespace.nsid, value & 0xffff);
                 }
             }
             FeatureId::VolatileWriteCache => self.association.set_write_cache(value & 1 == 1),
             FeatureId::NumberOfQueues => {
                 let wanted = QueueCounts::parse(value)?;
                 let wanted = wanted.submission.min(wanted.completion);
-                return Ok(Answer::Done(counts(self.association.set_queue_limit(wanted)?)));
+                return Ok(Answer::Done(counts(
+                    self.association.set_queue_limit(wanted)?,
+                )));
             }
             FeatureId::WriteAtomicity => self.values.write_atomicity = value & 1,
             FeatureId::AsyncEvents => self.events.enable(EventMask::from_bits_retain(value)),
@@ -280,7 +306,9 @@ impl Controller {
                     inbox.push(ticket, *worst);
                 }
             };
-            namespace.desk.submit(self.association.host, Request::Persist(on), Box::new(done));
+            namespace
+                .desk
+                .submit(self.association.host, Request::Persist(on), Box::new(done));
         }
         Ok(Answer::Later)
     }

@@ -63,7 +63,13 @@ impl Controller {
         if self.is_discovery() && cns != Cns::Controller {
             return Err(INVALID);
         }
-        let nvm_only = |page: Vec<u8>| if id.csi == CSI_NVM { Ok(page) } else { Err(INVALID) };
+        let nvm_only = |page: Vec<u8>| {
+            if id.csi == CSI_NVM {
+                Ok(page)
+            } else {
+                Err(INVALID)
+            }
+        };
         match cns {
             Cns::Controller => Ok(self.identify_controller().bytes().to_vec()),
             Cns::Namespace => self.of_namespace(id.nsid, namespace_page),
@@ -176,7 +182,9 @@ fn io_controller(shape: &Shape) -> IdentifyController {
         sn: padded(&shape.serial),
         mn: padded(&shape.model),
         cmic: CMIC,
-        oaes: (EventMask::NAMESPACE_ATTRIBUTE | EventMask::ANA_CHANGE).bits().into(),
+        oaes: (EventMask::NAMESPACE_ATTRIBUTE | EventMask::ANA_CHANGE)
+            .bits()
+            .into(),
         cntrltype: ControllerType::Io as u8,
         frmw: FRMW,
         anatt: ANA_TRANSITION_S,
@@ -200,7 +208,10 @@ fn io_controller(shape: &Shape) -> IdentifyController {
 
 fn command_set_page() -> Vec<u8> {
     // Verify reads as much as one Read may; the other commands have no limit of their own.
-    let page = NvmControllerIdentify { vsl: DATA_MAX_SHIFT, ..NvmControllerIdentify::default() };
+    let page = NvmControllerIdentify {
+        vsl: DATA_MAX_SHIFT,
+        ..NvmControllerIdentify::default()
+    };
     page.bytes().to_vec()
 }
 

@@ -39,13 +39,20 @@ const HOUR: u64 = Nanos::from_secs(3600).0;
 
 impl Controller {
     fn pages(&self) -> &'static [LogId] {
-        if self.is_discovery() { DISCOVERY_PAGES } else { IO_PAGES }
+        if self.is_discovery() {
+            DISCOVERY_PAGES
+        } else {
+            IO_PAGES
+        }
     }
 
     pub(super) fn log_page(&mut self, now: Nanos, log: &GetLog) -> Result<Vec<u8>, Status> {
         let known = LogId::from_u8(log.lid).filter(|id| self.pages().contains(id));
         let id = known.ok_or(Status::INVALID_LOG_PAGE.dnr())?;
-        let len = usize::try_from(log.len).ok().filter(|len| *len <= DATA_MAX).ok_or(INVALID)?;
+        let len = usize::try_from(log.len)
+            .ok()
+            .filter(|len| *len <= DATA_MAX)
+            .ok_or(INVALID)?;
         if log.by_index {
             return Err(INVALID);
         }
@@ -78,7 +85,11 @@ impl Controller {
     }
 
     fn command_effects(&self) -> Vec<u8> {
-        let io = if self.is_discovery() { &[] } else { IoOpcode::ALL };
+        let io = if self.is_discovery() {
+            &[]
+        } else {
+            IoOpcode::ALL
+        };
         command_effects(AdminOpcode::ALL, io).bytes().to_vec()
     }
 
@@ -88,7 +99,11 @@ impl Controller {
             return Err(INVALID);
         }
         let tally = self.association.subsystem().ok_or(INVALID)?.stats.tally();
-        let errors = self.association.errors.lock().expect("no holder of the log panics");
+        let errors = self
+            .association
+            .errors
+            .lock()
+            .expect("no holder of the log panics");
         let read = tally.op(Op::Read);
         let write = tally.op(Op::Write);
         let compare = tally.op(Op::Compare);
@@ -111,7 +126,10 @@ impl Controller {
     /// Each namespace is an ANA group of its own, numbered like it, so that it never has to change
     /// its group when its volume goes and comes.
     fn ana(&self, groups_only: bool) -> Vec<u8> {
-        let changes = self.association.subsystem().map_or(0, |subsystem| subsystem.ana_changes());
+        let changes = self
+            .association
+            .subsystem()
+            .map_or(0, |subsystem| subsystem.ana_changes());
         let groups: Vec<AnaGroup> = self
             .association
             .namespaces()

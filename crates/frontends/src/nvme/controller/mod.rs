@@ -1,4 +1,4 @@
-//! One NVMe controller, as its admin queue drives it: properties, admin commands, events, keep-alive.
+//! One NVMe controller, as its admin queue drives it: properties, commands, events, keep-alive.
 //!
 //! It knows no transport: commands come in with a [`Ticket`], answers go out by [`Replies`].
 
@@ -150,14 +150,12 @@ impl Controller {
     }
 
     /// Answers a command that the transport or the parser refused.
-    pub(crate) fn refuse(
-        &self,
-        ticket: Ticket,
-        sqe: &Sqe,
-        status: Status,
-        out: &mut impl Replies,
-    ) {
-        let mut errors = self.association.errors.lock().expect("no holder of the log panics");
+    pub(crate) fn refuse(&self, ticket: Ticket, sqe: &Sqe, status: Status, out: &mut impl Replies) {
+        let mut errors = self
+            .association
+            .errors
+            .lock()
+            .expect("no holder of the log panics");
         errors.note(0, ticket, sqe.nsid.get(), 0, status);
         drop(errors);
         out.done(ticket, status, 0);
@@ -168,9 +166,15 @@ impl Controller {
             FabricsCmd::PropertyGet { size, offset } => {
                 self.properties.get(size, offset).map(Answer::Done)
             }
-            FabricsCmd::PropertySet { size, offset, value } => {
+            FabricsCmd::PropertySet {
+                size,
+                offset,
+                value,
+            } => {
                 let was = self.properties.is_ready();
-                let reset = self.properties.set(size, offset, value, self.is_discovery())?;
+                let reset = self
+                    .properties
+                    .set(size, offset, value, self.is_discovery())?;
                 if reset {
                     self.reset(out);
                 } else if !was && self.properties.is_ready() {
@@ -206,11 +210,19 @@ impl Controller {
             AdminCmd::GetFeatures(feature, select) => self.get_feature(now, &feature, select),
             AdminCmd::AsyncEventRequest => {
                 let taken = self.events.request(ticket);
-                if taken { Ok(Answer::Later) } else { Err(Status::AER_LIMIT_EXCEEDED.dnr()) }
+                if taken {
+                    Ok(Answer::Later)
+                } else {
+                    Err(Status::AER_LIMIT_EXCEEDED.dnr())
+                }
             }
             AdminCmd::KeepAlive => Ok(Answer::Done(0)),
             AdminCmd::Abort { sqid, cid } => {
-                let request = if sqid == 0 { self.events.abort(cid) } else { None };
+                let request = if sqid == 0 {
+                    self.events.abort(cid)
+                } else {
+                    None
+                };
                 // Bit 0 says that the command was not aborted: what a volume has begun it ends.
                 let not_aborted = u64::from(request.is_none());
                 if let Some(request) = request {
@@ -258,7 +270,9 @@ impl Controller {
 
     /// Compares what the host could see with what it can see now, and raises events about it.
     fn look(&mut self) {
-        let Some(subsystem) = self.association.subsystem() else { return self.look_around() };
+        let Some(subsystem) = self.association.subsystem() else {
+            return self.look_around();
+        };
         let generation = subsystem.generation();
         if generation == self.seen {
             return;
@@ -281,7 +295,8 @@ impl Controller {
                 }
             }
         }
-        self.changed.extend(old.keys().filter(|nsid| !self.view.contains_key(nsid)));
+        self.changed
+            .extend(old.keys().filter(|nsid| !self.view.contains_key(nsid)));
         if !self.changed.is_empty() {
             self.events.raise(AsyncEvent::NamespaceAttribute);
         }

@@ -103,7 +103,10 @@ mod tests {
         let mut own = Properties::default();
         assert_eq!(own.get(Four, CSTS), Ok(0));
         assert_eq!(own.set(Four, CC, 0x0046_0001, false), Ok(false));
-        assert_eq!((own.get(Four, CSTS), own.get(Four, CC)), (Ok(1), Ok(0x0046_0001)));
+        assert_eq!(
+            (own.get(Four, CSTS), own.get(Four, CC)),
+            (Ok(1), Ok(0x0046_0001))
+        );
         assert_eq!(own.set(Four, CC, 0x0046_4001, false), Ok(true), "shutdown");
         assert_eq!(own.get(Four, CSTS), Ok(1 | 2 << 2));
         assert_eq!(own.set(Four, CC, 0x0046_0000, false), Ok(true), "reset");
@@ -124,11 +127,20 @@ mod tests {
     fn only_the_right_width_and_offset_are_served() {
         let mut own = Properties::default();
         assert_eq!(own.get(Four, VS), Ok(0x0002_0100));
-        assert_eq!(own.get(Eight, CAP).unwrap() & 0xffff, u64::from(QUEUE_ENTRIES_MAX) - 1);
+        assert_eq!(
+            own.get(Eight, CAP).unwrap() & 0xffff,
+            u64::from(QUEUE_ENTRIES_MAX) - 1
+        );
         for (size, offset) in [(Four, CAP), (Eight, VS), (Four, 0x20), (Four, 0xffff_ffff)] {
             assert_eq!(own.get(size, offset), Err(Status::INVALID_FIELD.dnr()));
         }
-        assert_eq!(own.set(Four, VS, 1, false), Err(Status::INVALID_FIELD.dnr()));
-        assert_eq!(own.set(Eight, CC, 1, false), Err(Status::INVALID_FIELD.dnr()));
+        assert_eq!(
+            own.set(Four, VS, 1, false),
+            Err(Status::INVALID_FIELD.dnr())
+        );
+        assert_eq!(
+            own.set(Eight, CC, 1, false),
+            Err(Status::INVALID_FIELD.dnr())
+        );
     }
 }

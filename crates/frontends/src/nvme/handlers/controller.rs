@@ -41,7 +41,10 @@ fn address(spec: &NvmeControllerSpec) -> Result<SocketAddr> {
     match NvmeTransportType::try_from(spec.trtype) {
         Ok(NvmeTransportType::Tcp) => {}
         Ok(NvmeTransportType::Unspecified) | Err(_) => {
-            return Err(Error::invalid(TRTYPE, "is required; NVME_TRANSPORT_TYPE_TCP is served"));
+            return Err(Error::invalid(
+                TRTYPE,
+                "is required; NVME_TRANSPORT_TYPE_TCP is served",
+            ));
         }
         Ok(other) => {
             let text = format!(
@@ -53,15 +56,20 @@ fn address(spec: &NvmeControllerSpec) -> Result<SocketAddr> {
     }
     match &spec.endpoint {
         Some(Endpoint::FabricsId(endpoint)) => fabrics_address(endpoint),
-        Some(Endpoint::PcieId(_)) => {
-            Err(Error::invalid(PCIE, "does not go with TCP; give fabrics_id instead"))
-        }
+        Some(Endpoint::PcieId(_)) => Err(Error::invalid(
+            PCIE,
+            "does not go with TCP; give fabrics_id instead",
+        )),
         None => Err(Error::invalid(FABRICS, "is required for TCP")),
     }
 }
 
 fn fabrics_address(endpoint: &FabricsEndpoint) -> Result<SocketAddr> {
-    let FabricsEndpoint { traddr, trsvcid, adrfam } = endpoint;
+    let FabricsEndpoint {
+        traddr,
+        trsvcid,
+        adrfam,
+    } = endpoint;
     let ip: IpAddr = traddr.parse().map_err(|_| {
         let message = format!("`{traddr}` is neither a dotted IPv4 nor an IPv6 address");
         Error::invalid(TRADDR, message)
@@ -86,10 +94,16 @@ fn fabrics_address(endpoint: &FabricsEndpoint) -> Result<SocketAddr> {
         }
     };
     if !fits {
-        return Err(Error::invalid(ADRFAM, format!("says {name}, but {traddr} is not {name}")));
+        return Err(Error::invalid(
+            ADRFAM,
+            format!("says {name}, but {traddr} is not {name}"),
+        ));
     }
     if ip.is_multicast() {
-        return Err(Error::invalid(TRADDR, format!("{ip} is a multicast address")));
+        return Err(Error::invalid(
+            TRADDR,
+            format!("{ip} is a multicast address"),
+        ));
     }
     Ok(SocketAddr::new(ip, port))
 }
@@ -97,7 +111,10 @@ fn fabrics_address(endpoint: &FabricsEndpoint) -> Result<SocketAddr> {
 fn not_negative(value: i32, field: &str) -> Result<u32> {
     u32::try_from(value).map_err(|_| {
         let field = format!("nvme_controller.spec.{field}");
-        Error::invalid(field, format!("{value} is negative; 0 leaves it to the server"))
+        Error::invalid(
+            field,
+            format!("{value} is negative; 0 leaves it to the server"),
+        )
     })
 }
 
@@ -110,7 +127,10 @@ fn entry_size(value: i32, needed: i32, field: &str) -> Result<()> {
         "{value} is outside {needed} to 15: it is the most, as a power of two, and fabrics fix \
          the size at {bytes} bytes; 0 leaves it to the server"
     );
-    Err(Error::invalid(format!("nvme_controller.spec.{field}"), message))
+    Err(Error::invalid(
+        format!("nvme_controller.spec.{field}"),
+        message,
+    ))
 }
 
 fn limits(spec: &NvmeControllerSpec) -> Result<Limits> {
@@ -124,14 +144,26 @@ fn limits(spec: &NvmeControllerSpec) -> Result<Limits> {
     }
     entry_size(spec.sqes, SQES, "sqes")?;
     entry_size(spec.cqes, CQES, "cqes")?;
-    for (limit, field) in [(&spec.min_limit, "min_limit"), (&spec.max_limit, "max_limit")] {
-        if limit.as_ref().is_some_and(|limit| *limit != QosLimit::default()) {
+    for (limit, field) in [
+        (&spec.min_limit, "min_limit"),
+        (&spec.max_limit, "max_limit"),
+    ] {
+        if limit
+            .as_ref()
+            .is_some_and(|limit| *limit != QosLimit::default())
+        {
             let message = "limits of a controller are not kept yet; leave it out";
-            return Err(Error::invalid(format!("nvme_controller.spec.{field}"), message));
+            return Err(Error::invalid(
+                format!("nvme_controller.spec.{field}"),
+                message,
+            ));
         }
     }
     let namespaces = not_negative(spec.max_namespaces, "max_namespaces")?;
-    Ok(Limits { queues: smallest as u16, namespaces })
+    Ok(Limits {
+        queues: smallest as u16,
+        namespaces,
+    })
 }
 
 /// The first CNTLID the client wants, if any.
@@ -151,15 +183,22 @@ fn wished_cntlid(spec: &NvmeControllerSpec) -> Result<Option<u16>> {
 /// A CNTLID that no other listener of the subsystem begins with.
 fn choose_cntlid(subsystem: &Subsystem, name: &str, wished: Option<u16>) -> Result<u16> {
     let ways = subsystem.ways();
-    let others: Vec<&Arc<Listener>> =
-        ways.listeners.values().filter(|other| other.name != name).collect();
+    let others: Vec<&Arc<Listener>> = ways
+        .listeners
+        .values()
+        .filter(|other| other.name != name)
+        .collect();
     if let Some(id) = wished {
         return match others.iter().find(|other| other.cntlid_first == id) {
             Some(other) => Err(exists(CNTLID, id, &other.name)),
             None => Ok(id),
         };
     }
-    let free = |id: &u16| others.iter().all(|o| o.cntlid_first.abs_diff(*id) >= CNTLID_RANGE);
+    let free = |id: &u16| {
+        others
+            .iter()
+            .all(|o| o.cntlid_first.abs_diff(*id) >= CNTLID_RANGE)
+    };
     let mut choices = (1..=CNTLID_MAX - CNTLID_RANGE + 1).step_by(usize::from(CNTLID_RANGE));
     choices.find(free).ok_or_else(|| {
         let text = format!(
@@ -202,7 +241,11 @@ impl ControllerHandler {
     ) -> Result<Arc<Listener>> {
         let cntlid = choose_cntlid(subsystem, name, wished_cntlid(spec)?)?;
         let mut ways = subsystem.ways();
-        if let Some(other) = ways.listeners.values().find(|one| Arc::ptr_eq(&one.port, &port)) {
+        if let Some(other) = ways
+            .listeners
+            .values()
+            .find(|one| Arc::ptr_eq(&one.port, &port))
+        {
             return Err(exists(TRADDR, port.address(), &other.name));
         }
         let listener = Arc::new(Listener::new(name.to_owned(), port, cntlid, limits));
@@ -216,7 +259,9 @@ fn filled(mut resource: NvmeController, listener: &Listener) -> NvmeController {
     if let Some(spec) = &mut resource.spec {
         spec.nvme_controller_id = Some(i32::from(listener.cntlid_first));
     }
-    resource.status = Some(NvmeControllerStatus { active: listener.users.count() > 0 });
+    resource.status = Some(NvmeControllerStatus {
+        active: listener.users.count() > 0,
+    });
     resource
 }
 
@@ -231,7 +276,10 @@ impl Handler<NvmeController> for ControllerHandler {
         address(spec)?;
         limits(spec)?;
         let wished = wished_cntlid(spec)?;
-        match name.parent().and_then(|parent| self.0.subsystem(parent.as_str())) {
+        match name
+            .parent()
+            .and_then(|parent| self.0.subsystem(parent.as_str()))
+        {
             Some(subsystem) => choose_cntlid(&subsystem, name.as_str(), wished).map(drop),
             None => Ok(()),
         }
@@ -277,7 +325,10 @@ impl Handler<NvmeController> for ControllerHandler {
         match wished_cntlid(spec)? {
             None => spec.nvme_controller_id = was.nvme_controller_id,
             id if id != wished_cntlid(&was)? => {
-                return Err(fixed(CNTLID, "is fixed; delete the controller and create it anew"));
+                return Err(fixed(
+                    CNTLID,
+                    "is fixed; delete the controller and create it anew",
+                ));
             }
             Some(_) => {}
         }
@@ -285,7 +336,9 @@ impl Handler<NvmeController> for ControllerHandler {
     }
 
     async fn delete(&self, name: ResourceName) -> Result<()> {
-        let Some((subsystem, listener)) = self.find(&name) else { return Ok(()) };
+        let Some((subsystem, listener)) = self.find(&name) else {
+            return Ok(());
+        };
         listener.close();
         self.0.discovery.changed();
         listener.users.gone().await;
@@ -299,12 +352,17 @@ impl Handler<NvmeController> for ControllerHandler {
 
     fn observe(&self, name: &ResourceName, resource: &mut NvmeController) -> Observed {
         let found = self.find(name).map(|(_, listener)| listener);
-        let active = found.as_ref().is_some_and(|listener| listener.users.count() > 0);
+        let active = found
+            .as_ref()
+            .is_some_and(|listener| listener.users.count() > 0);
         resource.status = Some(NvmeControllerStatus { active });
         let health = match found {
             Some(_) => Health::Online,
             None => Health::Offline("it does not listen".to_owned()),
         };
-        Observed { health, stats: found.map(|listener| listener.stats.tally()) }
+        Observed {
+            health,
+            stats: found.map(|listener| listener.stats.tally()),
+        }
     }
 }

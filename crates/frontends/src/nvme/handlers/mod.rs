@@ -18,7 +18,10 @@ use std::sync::Arc;
 /// # Errors
 /// Unavailable while the subsystem is not there: its own create failed or is still to come.
 fn parent(target: &Target, name: &ResourceName) -> Result<Arc<Subsystem>, Error> {
-    let parent = name.parent().map(|parent| parent.to_string()).unwrap_or_default();
+    let parent = name
+        .parent()
+        .map(|parent| parent.to_string())
+        .unwrap_or_default();
     target.subsystem(&parent).ok_or_else(|| {
         Error::unavailable(format!("{parent} is not in service, so {name} cannot be")).about(parent)
     })
@@ -27,7 +30,9 @@ fn parent(target: &Target, name: &ResourceName) -> Result<Arc<Subsystem>, Error>
 /// Something with this identifier exists, under another name.
 fn exists(field: &str, what: impl std::fmt::Display, holder: &str) -> Error {
     let text = format!("{field}: {what} is used by {holder}; choose another");
-    Error::new(Code::AlreadyExists, text).at(field).about(holder)
+    Error::new(Code::AlreadyExists, text)
+        .at(field)
+        .about(holder)
 }
 
 /// A field that cannot be changed while the resource exists.

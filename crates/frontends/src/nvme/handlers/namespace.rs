@@ -54,12 +54,20 @@ fn wished_identity(spec: &NvmeNamespaceSpec) -> Result<Identity> {
 /// Fills the gaps of a wished identity from the volume's own.
 fn complete(wished: Identity, volume: &dyn Volume, name: &str) -> Identity {
     let own = volume.geometry().identity;
-    let first = |ids: [[u8; 16]; 3]| ids.into_iter().find(|id| *id != [0; 16]).unwrap_or_default();
+    let first = |ids: [[u8; 16]; 3]| {
+        ids.into_iter()
+            .find(|id| *id != [0; 16])
+            .unwrap_or_default()
+    };
     // A volume without a name of its own gets one that stays with the resource.
     let made = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, name.as_bytes()).into_bytes();
     let uuid = first([wished.uuid, own.uuid, made]);
     let nguid = first([wished.nguid, own.nguid, uuid]);
-    let eui64 = if wished.eui64 == [0; 8] { own.eui64 } else { wished.eui64 };
+    let eui64 = if wished.eui64 == [0; 8] {
+        own.eui64
+    } else {
+        wished.eui64
+    };
     Identity { uuid, nguid, eui64 }
 }
 
@@ -92,10 +100,13 @@ fn choose_nsid(
             _ => Ok(wished),
         };
     }
-    (1..=max).find(|nsid| !all.contains_key(nsid)).ok_or_else(|| {
-        let text = format!("{NSID}: all {max} namespaces that max_namespaces allows are in use");
-        Error::new(Code::ResourceExhausted, text).at(NSID)
-    })
+    (1..=max)
+        .find(|nsid| !all.contains_key(nsid))
+        .ok_or_else(|| {
+            let text =
+                format!("{NSID}: all {max} namespaces that max_namespaces allows are in use");
+            Error::new(Code::ResourceExhausted, text).at(NSID)
+        })
 }
 
 /// Two namespaces of one host must not pass for one (NVMe Base 2.1, 4.7.1): within a subsystem
@@ -130,6 +141,38 @@ fn check_unique(
     Ok(())
 }
 
+/// Checks a change: what hosts know the namespace by stays. Identifiers may be left out, or be
+/// given as they were or as they are `shown`.
+fn check_change(old: &NvmeNamespaceSpec, new: &NvmeNamespaceSpec, shown: Identity) -> Result<()> {
+    if old.volume_name_ref != new.volume_name_ref {
+        let why = "another volume under the same namespace would pass for the old data; delete \
+                   the namespace and create it anew";
+        return Err(fixed(VOLUME, why));
+    }
+    if new.host_nsid != 0 && new.host_nsid != old.host_nsid {
+        return Err(fixed(
+            NSID,
+            "hosts know the namespace by it; delete and create it anew",
+        ));
+    }
+    let (was, wish) = (wished_identity(old)?, wished_identity(new)?);
+    let keeps = |wish: &[u8], was: &[u8], shown: &[u8]| {
+        wish.iter().all(|byte| *byte == 0) || wish == was || wish == shown
+    };
+    for (field, fits) in [
+        (UUID, keeps(&wish.uuid, &was.uuid, &shown.uuid)),
+        (NGUID, keeps(&wish.nguid, &was.nguid, &shown.nguid)),
+        (EUI64, keeps(&wish.eui64, &was.eui64, &shown.eui64)),
+    ] {
+        if !fits {
+            let why = "hosts would take the namespace for another disk; delete it and create it \
+                       anew";
+            return Err(fixed(field, why));
+        }
+    }
+    Ok(())
+}
+
 impl NamespaceHandler {
     /// All namespaces, each with whether it is in the given subsystem.
     fn all(&self, subsystem: &Arc<Subsystem>) -> Vec<(bool, Arc<Namespace>)> {
@@ -138,7 +181,9 @@ impl NamespaceHandler {
         let all = subsystems.flat_map(|one| {
             let own = Arc::ptr_eq(one, subsystem);
             let all = one.namespaces();
-            all.values().map(|namespace| (own, namespace.clone())).collect::<Vec<_>>()
+            all.values()
+                .map(|namespace| (own, namespace.clone()))
+                .collect::<Vec<_>>()
         });
         all.collect()
     }
@@ -167,7 +212,9 @@ impl NamespaceHandler {
         Arc::new(Namespace {
             nsid,
             name: name.to_owned(),
-            gate: volume.as_ref().map_or_else(|| Arc::new(Gate::default()), |v| self.0.gate(v)),
+            gate: volume
+                .as_ref()
+                .map_or_else(|| Arc::new(Gate::default()), |v| self.0.gate(v)),
             identity,
             stats: old.map_or_else(Arc::default, |old| old.stats.clone()),
             desk: old.map_or_else(|| Desk::open(self.0.keep.clone(), key), |o| o.desk.clone()),
@@ -191,8 +238,15 @@ impl NamespaceHandler {
         let max = subsystem.shape().max_namespaces;
         let old = subsystem.namespace_named(name);
         let asked = check_nsid(spec.host_nsid, max)?;
-        let asked = if asked == 0 { old.as_ref().map_or(0, |old| old.nsid) } else { asked };
-        if let Some(old) = old.as_ref().filter(|old| same(old.volume.as_ref(), volume.as_ref())) {
+        let asked = if asked == 0 {
+            old.as_ref().map_or(0, |old| old.nsid)
+        } else {
+            asked
+        };
+        if let Some(old) = old
+            .as_ref()
+            .filter(|old| same(old.volume.as_ref(), volume.as_ref()))
+        {
             return Ok((old.clone(), None));
         }
         let others = self.all(&subsystem);
@@ -200,7 +254,10 @@ impl NamespaceHandler {
             let nsid = choose_nsid(asked, max, name, all)?;
             let new = self.make(&subsystem, old.as_ref(), name, nsid, wished, volume);
             check_unique(&new.identity, name, new.volume.as_ref(), &others)?;
-            all.insert(nsid, new.clone());
+            // Marked before the hosts' queues are told to look again.
+            if let Some(old) = all.insert(nsid, new.clone()) {
+                old.close();
+            }
             Ok::<_, Error>(new)
         })?;
         if let Some(volume) = &new.volume {
@@ -228,7 +285,9 @@ impl Handler<NvmeNamespace> for NamespaceHandler {
     ) -> Result<()> {
         let spec = wish(new)?;
         wished_identity(spec)?;
-        let subsystem = name.parent().and_then(|parent| self.0.subsystem(parent.as_str()));
+        let subsystem = name
+            .parent()
+            .and_then(|parent| self.0.subsystem(parent.as_str()));
         let Some(subsystem) = subsystem else {
             return check_nsid(spec.host_nsid, i32::MAX.cast_unsigned()).map(drop);
         };
@@ -243,7 +302,6 @@ impl Handler<NvmeNamespace> for NamespaceHandler {
     async fn create(&self, job: Job, mut resource: NvmeNamespace) -> Result<NvmeNamespace> {
         let (new, replaced) = self.place(&job, wish(&resource)?)?;
         if let Some(old) = replaced {
-            old.close();
             old.users.gone().await;
         }
         if let Some(spec) = &mut resource.spec {
@@ -259,36 +317,19 @@ impl Handler<NvmeNamespace> for NamespaceHandler {
         old: NvmeNamespace,
         new: NvmeNamespace,
     ) -> Result<NvmeNamespace> {
-        let (before, after) = (wish(&old)?, wish(&new)?);
-        if before.volume_name_ref != after.volume_name_ref {
-            let why = "another volume under the same namespace would pass for the old data; \
-                       delete the namespace and create it anew";
-            return Err(fixed(VOLUME, why));
-        }
-        if after.host_nsid != 0 && after.host_nsid != before.host_nsid {
-            return Err(fixed(NSID, "hosts know the namespace by it; delete and create it anew"));
-        }
-        let shown = self.find(&job.name).map(|(_, namespace)| namespace.identity);
-        let (old_id, new_id) = (wished_identity(before)?, wished_identity(after)?);
-        let keeps = |wish: &[u8], old: &[u8], shown: Option<&[u8]>| {
-            wish.iter().all(|byte| *byte == 0) || wish == old || Some(wish) == shown
-        };
-        for (field, fits) in [
-            (UUID, keeps(&new_id.uuid, &old_id.uuid, shown.as_ref().map(|s| &s.uuid[..]))),
-            (NGUID, keeps(&new_id.nguid, &old_id.nguid, shown.as_ref().map(|s| &s.nguid[..]))),
-            (EUI64, keeps(&new_id.eui64, &old_id.eui64, shown.as_ref().map(|s| &s.eui64[..]))),
-        ] {
-            if !fits {
-                let why = "hosts would take the namespace for another disk; delete it and create \
-                           it anew";
-                return Err(fixed(field, why));
-            }
-        }
-        let mut kept = new.clone();
+        let shown = self
+            .find(&job.name)
+            .map(|(_, namespace)| namespace.identity);
+        let before = wish(&old)?;
+        check_change(before, wish(&new)?, shown.unwrap_or_default())?;
+        let mut kept = new;
         if let Some(spec) = &mut kept.spec {
             spec.host_nsid = before.host_nsid;
             // What was fixed stays fixed: an identifier left out means "as it is".
-            for (now, was) in [(&mut spec.uuid, &before.uuid), (&mut spec.nguid, &before.nguid)] {
+            for (now, was) in [
+                (&mut spec.uuid, &before.uuid),
+                (&mut spec.nguid, &before.nguid),
+            ] {
                 if now.is_empty() {
                     now.clone_from(was);
                 }
@@ -301,9 +342,13 @@ impl Handler<NvmeNamespace> for NamespaceHandler {
     }
 
     async fn delete(&self, name: ResourceName) -> Result<()> {
-        let Some((subsystem, namespace)) = self.find(&name) else { return Ok(()) };
-        subsystem.edit_namespaces(|all| all.remove(&namespace.nsid));
-        namespace.close();
+        let Some((subsystem, namespace)) = self.find(&name) else {
+            return Ok(());
+        };
+        subsystem.edit_namespaces(|all| {
+            all.remove(&namespace.nsid);
+            namespace.close();
+        });
         namespace.users.gone().await;
         namespace.desk.forget();
         Ok(())
@@ -316,20 +361,33 @@ impl Handler<NvmeNamespace> for NamespaceHandler {
                 oper_state: OperState::Offline.into(),
             });
             let health = Health::Offline("it is not in service".to_owned());
-            return Observed { health, stats: None };
+            return Observed {
+                health,
+                stats: None,
+            };
         };
         resource.status = Some(status(&namespace));
         if let Some(spec) = &mut resource.spec {
             show_identity(spec, &namespace.identity);
         }
         let health = namespace.offline().map_or(Health::Online, Health::Offline);
-        Observed { health, stats: Some(namespace.stats.tally()) }
+        Observed {
+            health,
+            stats: Some(namespace.stats.tally()),
+        }
     }
 }
 
 fn status(namespace: &Namespace) -> NvmeNamespaceStatus {
-    let oper = if namespace.is_online() { OperState::Online } else { OperState::Offline };
-    NvmeNamespaceStatus { state: State::Enabled.into(), oper_state: oper.into() }
+    let oper = if namespace.is_online() {
+        OperState::Online
+    } else {
+        OperState::Offline
+    };
+    NvmeNamespaceStatus {
+        state: State::Enabled.into(),
+        oper_state: oper.into(),
+    }
 }
 
 /// Shows the identifiers that hosts see where the client left the choice to us. They are not
@@ -339,7 +397,9 @@ fn show_identity(spec: &mut NvmeNamespaceSpec, identity: &Identity) {
         spec.uuid = uuid::Uuid::from_bytes(identity.uuid).to_string();
     }
     if spec.nguid.is_empty() && identity.nguid != [0; 16] {
-        spec.nguid = uuid::Uuid::from_bytes(identity.nguid).as_simple().to_string();
+        spec.nguid = uuid::Uuid::from_bytes(identity.nguid)
+            .as_simple()
+            .to_string();
     }
     if spec.eui64 == 0 {
         spec.eui64 = u64::from_be_bytes(identity.eui64).cast_signed();

@@ -38,7 +38,10 @@ fn text(value: &str, max: usize, field: &str) -> Result<()> {
         return Err(Error::invalid(field, message));
     }
     match value.chars().find(|c| !(' '..='~').contains(c)) {
-        Some(c) => Err(Error::invalid(field, format!("holds {c:?}, which is not printable ASCII"))),
+        Some(c) => Err(Error::invalid(
+            field,
+            format!("holds {c:?}, which is not printable ASCII"),
+        )),
         None => Ok(()),
     }
 }
@@ -83,7 +86,13 @@ fn shape(spec: &NvmeSubsystemSpec) -> Result<Shape> {
     };
     let serial = or(&spec.serial_number, serial_of(&own));
     let model = or(&spec.model_number, MODEL_DEFAULT.to_owned());
-    Ok(Shape { nqn: own, serial, model, max_namespaces, host })
+    Ok(Shape {
+        nqn: own,
+        serial,
+        model,
+        max_namespaces,
+        host,
+    })
 }
 
 fn wish(resource: &NvmeSubsystem) -> Result<Shape> {
@@ -102,7 +111,10 @@ fn filled(mut resource: NvmeSubsystem, shape: &Shape) -> NvmeSubsystem {
 }
 
 fn status() -> NvmeSubsystemStatus {
-    NvmeSubsystemStatus { firmware_revision: FIRMWARE.to_owned(), fru_guid: Vec::new() }
+    NvmeSubsystemStatus {
+        firmware_revision: FIRMWARE.to_owned(),
+        fru_guid: Vec::new(),
+    }
 }
 
 /// What cannot follow while hosts are connected: they know the subsystem by it.
@@ -135,26 +147,34 @@ impl SubsystemHandler {
         }
     }
 
-    fn place(&self, name: &str, shape: Shape) -> Result<()> {
+    fn place(&self, name: &str, shape: &Shape) -> Result<()> {
         let mut directory = self.0.directory();
-        if let Some(other) = directory.by_nqn.get(&shape.nqn).filter(|other| other.name != name) {
+        if let Some(other) = directory
+            .by_nqn
+            .get(&shape.nqn)
+            .filter(|other| other.name != name)
+        {
             return Err(exists(NQN, &shape.nqn, &other.name));
         }
         let subsystem = match directory.subsystems.get(name).cloned() {
             Some(subsystem) => {
                 let old = subsystem.shape();
-                if *old == shape {
+                if *old == *shape {
                     return Ok(());
                 }
-                check_change(&subsystem, &old, &shape)?;
+                check_change(&subsystem, &old, shape)?;
                 directory.by_nqn.remove(&old.nqn);
                 subsystem.reshape(shape.clone());
                 subsystem
             }
             None => Subsystem::new(name.to_owned(), shape.clone()),
         };
-        directory.subsystems.insert(name.to_owned(), subsystem.clone());
-        directory.by_nqn.insert(shape.nqn.clone(), subsystem.clone());
+        directory
+            .subsystems
+            .insert(name.to_owned(), subsystem.clone());
+        directory
+            .by_nqn
+            .insert(shape.nqn.clone(), subsystem.clone());
         drop(directory);
         for association in subsystem.ways().associations.values() {
             if !shape.admits(&association.hostnqn) {
@@ -185,7 +205,7 @@ impl Handler<NvmeSubsystem> for SubsystemHandler {
 
     async fn create(&self, job: Job, spec: NvmeSubsystem) -> Result<NvmeSubsystem> {
         let shape = wish(&spec)?;
-        self.place(job.name.as_str(), shape.clone())?;
+        self.place(job.name.as_str(), &shape)?;
         Ok(filled(spec, &shape))
     }
 
@@ -213,6 +233,9 @@ impl Handler<NvmeSubsystem> for SubsystemHandler {
             Some(_) => Health::Online,
             None => Health::Offline("it is not in service".to_owned()),
         };
-        Observed { health, stats: subsystem.map(|subsystem| subsystem.stats.tally()) }
+        Observed {
+            health,
+            stats: subsystem.map(|subsystem| subsystem.stats.tally()),
+        }
     }
 }

@@ -53,11 +53,13 @@ impl IoQueue {
         match parsed.op {
             IoOp::Read(rw) => self.read(now, command, parsed.nsid, &rw, Kind::Read, home),
             IoOp::Verify(rw) => self.read(now, command, parsed.nsid, &rw, Kind::Verify, home),
-            IoOp::Write(rw) => {
-                self.change(now, command, parsed.nsid, &rw, Op::Write, home)
-            }
+            IoOp::Write(rw) => self.change(now, command, parsed.nsid, &rw, Op::Write, home),
             IoOp::WriteZeroes(rw) => {
-                let op = if rw.deallocate { Op::Unmap } else { Op::WriteZeroes };
+                let op = if rw.deallocate {
+                    Op::Unmap
+                } else {
+                    Op::WriteZeroes
+                };
                 self.change(now, command, parsed.nsid, &rw, op, home)
             }
             IoOp::Compare(rw) => self.compare(now, command, parsed.nsid, &rw, home),
@@ -130,7 +132,9 @@ impl IoQueue {
         kind: Kind,
         home: &mut dyn Home,
     ) -> Result<Begin, Status> {
-        let Some(lane) = self.usable(nsid, false, home)? else { return Ok(Begin::Park) };
+        let Some(lane) = self.usable(nsid, false, home)? else {
+            return Ok(Begin::Park);
+        };
         let bytes = check_range(&self.lanes[lane].geometry, rw)?;
         if kind == Kind::Read && command.room as usize != bytes {
             return Err(Status::SGL_LENGTH_INVALID.dnr());
@@ -140,7 +144,11 @@ impl IoQueue {
         }
         self.reading += bytes;
         let tag = self.pend(now, command, lane, kind, Op::Read, u64::from(rw.blocks));
-        self.submit(now, lane, Io::new(Op::Read, Lba(rw.slba), rw.blocks, IoBuf::empty(), tag));
+        self.submit(
+            now,
+            lane,
+            Io::new(Op::Read, Lba(rw.slba), rw.blocks, IoBuf::empty(), tag),
+        );
         Ok(Begin::Begun)
     }
 
@@ -154,7 +162,9 @@ impl IoQueue {
         op: Op,
         home: &mut dyn Home,
     ) -> Result<Begin, Status> {
-        let Some(lane) = self.usable(nsid, true, home)? else { return Ok(Begin::Park) };
+        let Some(lane) = self.usable(nsid, true, home)? else {
+            return Ok(Begin::Park);
+        };
         let geometry = &self.lanes[lane].geometry;
         if op == Op::Write {
             let bytes = check_range(geometry, rw)?;
@@ -168,7 +178,11 @@ impl IoQueue {
         let tag = self.pend(now, command, lane, Kind::Change, op, u64::from(rw.blocks));
         let buf = std::mem::take(&mut command.data);
         let fua = self.is_durable(rw);
-        self.submit(now, lane, Io::new(op, Lba(rw.slba), rw.blocks, buf, tag).with_fua(fua));
+        self.submit(
+            now,
+            lane,
+            Io::new(op, Lba(rw.slba), rw.blocks, buf, tag).with_fua(fua),
+        );
         Ok(Begin::Begun)
     }
 
@@ -193,10 +207,19 @@ impl IoQueue {
         rw: &Rw,
         home: &mut dyn Home,
     ) -> Result<Begin, Status> {
-        let Some(lane) = self.usable(nsid, false, home)? else { return Ok(Begin::Park) };
+        let Some(lane) = self.usable(nsid, false, home)? else {
+            return Ok(Begin::Park);
+        };
         let bytes = check_range(&self.lanes[lane].geometry, rw)?;
         check_data(command, bytes)?;
-        let tag = self.pend(now, command, lane, Kind::Plain, Op::Compare, u64::from(rw.blocks));
+        let tag = self.pend(
+            now,
+            command,
+            lane,
+            Kind::Plain,
+            Op::Compare,
+            u64::from(rw.blocks),
+        );
         let buf = std::mem::take(&mut command.data);
         let io = Io::new(Op::Compare, Lba(rw.slba), rw.blocks, buf, tag);
         self.submit(now, lane, io);
@@ -210,7 +233,9 @@ impl IoQueue {
         nsid: u32,
         home: &mut dyn Home,
     ) -> Result<Begin, Status> {
-        let Some(lane) = self.usable(nsid, true, home)? else { return Ok(Begin::Park) };
+        let Some(lane) = self.usable(nsid, true, home)? else {
+            return Ok(Begin::Park);
+        };
         let tag = self.pend(now, command, lane, Kind::Plain, Op::Flush, 0);
         self.submit(now, lane, Io::flush(tag));
         Ok(Begin::Begun)
@@ -225,7 +250,9 @@ impl IoQueue {
         home: &mut dyn Home,
         out: &mut impl Replies,
     ) -> Result<Begin, Status> {
-        let Some(lane) = self.usable(nsid, true, home)? else { return Ok(Begin::Park) };
+        let Some(lane) = self.usable(nsid, true, home)? else {
+            return Ok(Begin::Park);
+        };
         let count = usize::from(what.ranges);
         if command.data.len() < count * dsm::DsmRange::SIZE {
             return Err(Status::SGL_LENGTH_INVALID.dnr());
@@ -251,7 +278,11 @@ impl IoQueue {
         let tag = self.pend(now, command, lane, Kind::Change, Op::Unmap, blocks);
         self.pending[tag as usize].left = ranges.len() as u32;
         for (slba, blocks) in ranges {
-            self.submit(now, lane, Io::new(Op::Unmap, Lba(slba), blocks, IoBuf::empty(), tag));
+            self.submit(
+                now,
+                lane,
+                Io::new(Op::Unmap, Lba(slba), blocks, IoBuf::empty(), tag),
+            );
         }
         Ok(Begin::Begun)
     }
@@ -259,8 +290,14 @@ impl IoQueue {
 
 #[inline]
 fn check_bounds(geometry: &Geometry, slba: u64, blocks: u64) -> Result<(), Status> {
-    let end = slba.checked_add(blocks).ok_or(Status::LBA_OUT_OF_RANGE.dnr())?;
-    if end > geometry.blocks { Err(Status::LBA_OUT_OF_RANGE.dnr()) } else { Ok(()) }
+    let end = slba
+        .checked_add(blocks)
+        .ok_or(Status::LBA_OUT_OF_RANGE.dnr())?;
+    if end > geometry.blocks {
+        Err(Status::LBA_OUT_OF_RANGE.dnr())
+    } else {
+        Ok(())
+    }
 }
 
 /// Checks a transfer against MDTS and the size of the namespace; returns its bytes.
@@ -277,5 +314,9 @@ pub(super) fn check_range(geometry: &Geometry, rw: &Rw) -> Result<usize, Status>
 /// Checks that the host sent what the blocks need.
 #[inline]
 pub(super) fn check_data(command: &Command, bytes: usize) -> Result<(), Status> {
-    if command.data.len() == bytes { Ok(()) } else { Err(Status::SGL_LENGTH_INVALID.dnr()) }
+    if command.data.len() == bytes {
+        Ok(())
+    } else {
+        Err(Status::SGL_LENGTH_INVALID.dnr())
+    }
 }

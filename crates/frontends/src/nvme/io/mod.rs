@@ -139,12 +139,7 @@ impl IoQueue {
     }
 
     /// Answers a command that the transport refused. It keeps its place in a fused pair.
-    pub(crate) fn refused(
-        &mut self,
-        command: &Command,
-        status: Status,
-        out: &mut impl Replies,
-    ) {
+    pub(crate) fn refused(&mut self, command: &Command, status: Status, out: &mut impl Replies) {
         match command.sqe.fuse() {
             Ok(wire::nvme::Fuse::Second) => {
                 if let Some(first) = self.first.take() {
@@ -224,7 +219,9 @@ impl IoQueue {
 
     /// Takes over changes of namespaces and fences; to be called before commands are.
     pub(crate) fn look(&mut self, out: &mut impl Replies) {
-        let Some(subsystem) = self.queue.association.subsystem() else { return };
+        let Some(subsystem) = self.queue.association.subsystem() else {
+            return;
+        };
         let (generation, fences) = (subsystem.generation(), subsystem.fences());
         if generation != self.generation {
             self.generation = generation;
@@ -255,6 +252,9 @@ impl IoQueue {
             let used = lane.in_flight > 0 || pairs.iter().any(|(_, pair)| pair.lane == index);
             used || !lane.namespace.is_closing()
         });
+        let lanes = &self.lanes;
+        self.by_nsid.retain(|_, index| lanes.contains(*index));
+        self.latest = None;
     }
 
     /// True if anything came back.
@@ -281,7 +281,11 @@ impl IoQueue {
             for one in done.drain(..) {
                 self.ended(ended, one, out);
             }
-            if self.lanes.iter().any(|(_, l)| l.in_flight == 0 && l.namespace.is_closing()) {
+            if self
+                .lanes
+                .iter()
+                .any(|(_, l)| l.in_flight == 0 && l.namespace.is_closing())
+            {
                 self.let_go();
             }
         }
@@ -308,7 +312,12 @@ impl IoQueue {
         let lane = &mut self.lanes[pending.lane];
         let ok = pending.status.is_success();
         let result = pending.error.map_or(Ok(()), Err);
-        lane.counters.end(pending.op, pending.bytes, result, now.since(pending.started));
+        lane.counters.end(
+            pending.op,
+            pending.bytes,
+            result,
+            now.since(pending.started),
+        );
         let nsid = lane.namespace.nsid;
         match pending.kind {
             Kind::Read | Kind::Verify => {
@@ -350,6 +359,9 @@ impl IoQueue {
 
     /// When to poll although nothing happened.
     pub(crate) fn deadline(&self) -> Option<Nanos> {
-        self.active.iter().filter_map(|&index| self.lanes[index].lane.deadline()).min()
+        self.active
+            .iter()
+            .filter_map(|&index| self.lanes[index].lane.deadline())
+            .min()
     }
 }

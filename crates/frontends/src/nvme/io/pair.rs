@@ -87,7 +87,14 @@ impl IoQueue {
             Ok(lane) => {
                 let fua = self.is_durable(&rw);
                 let step = Step::WantsGate;
-                self.pairs.insert(Pair { lane, compare, write, range: rw, fua, step });
+                self.pairs.insert(Pair {
+                    lane,
+                    compare,
+                    write,
+                    range: rw,
+                    fua,
+                    step,
+                });
             }
             Err(status) => {
                 self.refuse(&compare, status, out);
@@ -163,7 +170,12 @@ impl IoQueue {
         };
         let buf = std::mem::take(&mut half.data);
         let (lane, rw, fua) = (pair.lane, pair.range, pair.fua && op == Op::Write);
-        let named = Command { ticket: half.ticket, sqe: half.sqe, data: buf, room: 0 };
+        let named = Command {
+            ticket: half.ticket,
+            sqe: half.sqe,
+            data: buf,
+            room: 0,
+        };
         let tag = self.pend(now, &named, lane, kind, op, u64::from(rw.blocks));
         let io = Io::new(op, Lba(rw.slba), rw.blocks, named.data, tag).with_fua(fua);
         self.submit(now, lane, io);
@@ -199,9 +211,10 @@ impl IoQueue {
     /// Pairs that have not begun on namespaces that are going.
     pub(super) fn fail_pairs_of_closing_lanes(&mut self, out: &mut impl Replies) {
         let lanes = &self.lanes;
-        let closing = self.pairs.iter().filter(|(_, pair)| {
-            !pair.has_begun() && lanes[pair.lane].namespace.is_closing()
-        });
+        let closing = self
+            .pairs
+            .iter()
+            .filter(|(_, pair)| !pair.has_begun() && lanes[pair.lane].namespace.is_closing());
         let closing: Vec<usize> = closing.map(|(index, _)| index).collect();
         for index in closing {
             let pair = self.pairs.remove(index);

@@ -17,19 +17,51 @@ fn short<E>(_: E) -> Status {
 /// The request in a command and its data.
 fn request(op: &IoOp, data: &[u8]) -> Result<Request, Status> {
     Ok(match *op {
-        IoOp::ReservationRegister { action, ignore_key, persist } => {
+        IoOp::ReservationRegister {
+            action,
+            ignore_key,
+            persist,
+        } => {
             let keys = RegisterData::from_prefix(data).map_err(short)?;
             let (current, new) = (keys.current_key.get(), keys.new_key.get());
-            Request::Register { action, ignore_key, persist, current, new }
+            Request::Register {
+                action,
+                ignore_key,
+                persist,
+                current,
+                new,
+            }
         }
-        IoOp::ReservationAcquire { action, ignore_key, rtype } => {
+        IoOp::ReservationAcquire {
+            action,
+            ignore_key,
+            rtype,
+        } => {
             let keys = AcquireData::from_prefix(data).map_err(short)?;
             let (current, preempt) = (keys.current_key.get(), keys.preempt_key.get());
-            Request::Acquire { action, ignore_key, rtype, current, preempt }
+            Request::Acquire {
+                action,
+                ignore_key,
+                rtype,
+                current,
+                preempt,
+            }
         }
-        IoOp::ReservationRelease { action, ignore_key, rtype } => {
-            let current = ReleaseData::from_prefix(data).map_err(short)?.current_key.get();
-            Request::Release { action, ignore_key, rtype, current }
+        IoOp::ReservationRelease {
+            action,
+            ignore_key,
+            rtype,
+        } => {
+            let current = ReleaseData::from_prefix(data)
+                .map_err(short)?
+                .current_key
+                .get();
+            Request::Release {
+                action,
+                ignore_key,
+                rtype,
+                current,
+            }
         }
         _ => return Err(Status::INVALID_OPCODE.dnr()),
     })
@@ -75,7 +107,9 @@ impl IoQueue {
             }
             Err(status) => inbox.push(ticket, status),
         };
-        namespace.desk.submit(association.host, request, Box::new(done));
+        namespace
+            .desk
+            .submit(association.host, request, Box::new(done));
         Ok(())
     }
 }

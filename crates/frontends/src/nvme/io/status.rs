@@ -30,10 +30,20 @@ mod tests {
 
     #[test]
     fn what_may_work_later_is_left_to_the_host_to_retry() {
-        for error in [IoError::Transport, IoError::Offline, IoError::Aborted, IoError::Busy] {
+        for error in [
+            IoError::Transport,
+            IoError::Offline,
+            IoError::Aborted,
+            IoError::Busy,
+        ] {
             assert!(!of(Op::Write, error).is_dnr(), "{error}");
         }
-        for error in [IoError::OutOfRange, IoError::Misaligned, IoError::NoSpace, IoError::Denied] {
+        for error in [
+            IoError::OutOfRange,
+            IoError::Misaligned,
+            IoError::NoSpace,
+            IoError::Denied,
+        ] {
             assert!(of(Op::Write, error).is_dnr(), "{error}");
         }
     }

@@ -49,8 +49,16 @@ impl Desk {
             // Hosts find themselves unregistered, as after a power loss without persistence.
             tracing::error!(key, "the kept reservations cannot be read and are lost");
         }
-        let state = State { current: current.unwrap_or_default(), ..State::default() };
-        Arc::new(Self { keep, key, state: Mutex::new(state), version: AtomicU64::new(1) })
+        let state = State {
+            current: current.unwrap_or_default(),
+            ..State::default()
+        };
+        Arc::new(Self {
+            keep,
+            key,
+            state: Mutex::new(state),
+            version: AtomicU64::new(1),
+        })
     }
 
     /// Forgets what was kept: the namespace is deleted.
@@ -101,7 +109,11 @@ impl Desk {
             done(Err(Status::COMMAND_INTERRUPTED));
             return;
         }
-        state.queue.push_back(Waiting { host, request, done });
+        state.queue.push_back(Waiting {
+            host,
+            request,
+            done,
+        });
         drop(state);
         self.work();
     }
@@ -113,7 +125,14 @@ impl Desk {
             if state.busy {
                 return;
             }
-            let Some(Waiting { host, request, done }) = state.queue.pop_front() else { return };
+            let Some(Waiting {
+                host,
+                request,
+                done,
+            }) = state.queue.pop_front()
+            else {
+                return;
+            };
             let change = match state.current.apply(&host, &request) {
                 Ok(change) => change,
                 Err(status) => {
@@ -164,11 +183,13 @@ mod tests {
     use std::collections::HashMap;
     use wire::nvme::reservation::{PersistChange, RegisterAction};
 
+    type Put = (String, Option<Vec<u8>>, KeepDone);
+
     /// Keeps what it is told when the test says so.
     #[derive(Default)]
     struct Slow {
         kept: Mutex<HashMap<String, Vec<u8>>>,
-        pending: Mutex<Vec<(String, Option<Vec<u8>>, KeepDone)>>,
+        pending: Mutex<Vec<Put>>,
     }
 
     impl Keep for Slow {
@@ -176,7 +197,10 @@ mod tests {
             self.kept.lock().unwrap().get(key).cloned()
         }
         fn put(&self, key: &str, value: Option<Vec<u8>>, done: KeepDone) {
-            self.pending.lock().unwrap().push((key.to_owned(), value, done));
+            self.pending
+                .lock()
+                .unwrap()
+                .push((key.to_owned(), value, done));
         }
     }
 
@@ -196,7 +220,13 @@ mod tests {
 
     fn register(new: u64, persist: PersistChange) -> Request {
         let action = RegisterAction::Register;
-        Request::Register { action, ignore_key: false, persist, current: 0, new }
+        Request::Register {
+            action,
+            ignore_key: false,
+            persist,
+            current: 0,
+            new,
+        }
     }
 
     type Seen = Arc<Mutex<Vec<Result<(), Status>>>>;

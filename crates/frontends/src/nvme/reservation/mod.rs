@@ -144,10 +144,18 @@ pub(crate) struct Access {
 impl Reservations {
     /// What `host` may do now (NVMe Base 2.1, 8.1.22, the table of allowed commands).
     pub(crate) fn access(&self, host: &HostId) -> Access {
-        let Some(held) = &self.held else { return Access { read: true, write: true } };
+        let Some(held) = &self.held else {
+            return Access {
+                read: true,
+                write: true,
+            };
+        };
         let may = held.holder == *host
             || held.rtype.registrants_have_access() && self.key_of(host).is_some();
-        Access { read: may || held.rtype.others_may_read(), write: may }
+        Access {
+            read: may || held.rtype.others_may_read(),
+            write: may,
+        }
     }
 
     /// Whether they survive a loss of power.
@@ -172,12 +180,19 @@ impl Reservations {
     }
 
     fn key_of(&self, host: &HostId) -> Option<u64> {
-        self.registrants.iter().find(|one| one.host == *host).map(|one| one.key)
+        self.registrants
+            .iter()
+            .find(|one| one.host == *host)
+            .map(|one| one.key)
     }
 
     fn holds(&self, host: &HostId) -> bool {
         self.held.as_ref().is_some_and(|held| {
-            if held.rtype.all_hold() { self.key_of(host).is_some() } else { held.holder == *host }
+            if held.rtype.all_hold() {
+                self.key_of(host).is_some()
+            } else {
+                held.holder == *host
+            }
         })
     }
 
@@ -187,9 +202,18 @@ impl Reservations {
     /// # Errors
     /// The status to complete the command with.
     pub(crate) fn apply(&self, host: &HostId, request: &Request) -> Result<Change, Status> {
-        let mut change = Change { next: self.clone(), ..Change::default() };
+        let mut change = Change {
+            next: self.clone(),
+            ..Change::default()
+        };
         match *request {
-            Request::Register { action, ignore_key, persist, current, new } => {
+            Request::Register {
+                action,
+                ignore_key,
+                persist,
+                current,
+                new,
+            } => {
                 let ignore_key = ignore_key.then_some(());
                 change.register(host, action, ignore_key, current, new)?;
                 match persist {
@@ -199,7 +223,13 @@ impl Reservations {
                 }
                 change.next.bump();
             }
-            Request::Acquire { action, ignore_key, rtype, current, preempt } => {
+            Request::Acquire {
+                action,
+                ignore_key,
+                rtype,
+                current,
+                preempt,
+            } => {
                 self.check(host, ignore_key, current)?;
                 match action {
                     AcquireAction::Acquire => change.acquire(host, rtype)?,
@@ -210,7 +240,12 @@ impl Reservations {
                     }
                 }
             }
-            Request::Release { action, ignore_key, rtype, current } => {
+            Request::Release {
+                action,
+                ignore_key,
+                rtype,
+                current,
+            } => {
                 self.check(host, ignore_key, current)?;
                 match action {
                     ReleaseAction::Release => change.release(host, rtype)?,
@@ -227,7 +262,11 @@ impl Reservations {
         if ignore_key {
             return Err(INVALID);
         }
-        if self.key_of(host) == Some(current) { Ok(()) } else { Err(CONFLICT) }
+        if self.key_of(host) == Some(current) {
+            Ok(())
+        } else {
+            Err(CONFLICT)
+        }
     }
 
     fn bump(&mut self) {
@@ -254,7 +293,10 @@ impl Change {
                     Err(Status::INTERNAL_ERROR.dnr())
                 }
                 None => {
-                    self.next.registrants.push(Key { host: *host, key: new });
+                    self.next.registrants.push(Key {
+                        host: *host,
+                        key: new,
+                    });
                     Ok(())
                 }
             },
@@ -265,7 +307,11 @@ impl Change {
                 if action == RegisterAction::Unregister {
                     self.unregister(host);
                 } else {
-                    let own = self.next.registrants.iter_mut().find(|one| one.host == *host);
+                    let own = self
+                        .next
+                        .registrants
+                        .iter_mut()
+                        .find(|one| one.host == *host);
                     own.expect("looked up above").key = new;
                 }
                 Ok(())
@@ -282,7 +328,10 @@ impl Change {
                 None => self.next.held = None,
                 // Somebody has to stand in the record; all registrants hold it alike.
                 Some(next) if held.holder == *host => {
-                    self.next.held = Some(Held { holder: next.host, ..held });
+                    self.next.held = Some(Held {
+                        holder: next.host,
+                        ..held
+                    });
                 }
                 Some(_) => {}
             }
@@ -296,14 +345,18 @@ impl Change {
     fn tell_released(&mut self, host: &HostId, rtype: ReservationType) {
         if rtype.registrants_have_access() {
             let others = self.next.registrants.iter().filter(|one| one.host != *host);
-            self.notices.extend(others.map(|one| (one.host, Notice::ReservationReleased)));
+            self.notices
+                .extend(others.map(|one| (one.host, Notice::ReservationReleased)));
         }
     }
 
     fn acquire(&mut self, host: &HostId, rtype: ReservationType) -> Result<(), Status> {
         match &self.next.held {
             None => {
-                self.next.held = Some(Held { rtype, holder: *host });
+                self.next.held = Some(Held {
+                    rtype,
+                    holder: *host,
+                });
                 Ok(())
             }
             Some(held) if held.rtype == rtype && self.next.holds(host) => Ok(()),
@@ -332,12 +385,21 @@ impl Change {
         if !takes && !self.next.registrants.iter().any(matches) {
             return Err(CONFLICT);
         }
-        let victims = self.next.registrants.iter().filter(|one| matches(one) && one.host != *host);
+        let victims = self
+            .next
+            .registrants
+            .iter()
+            .filter(|one| matches(one) && one.host != *host);
         let victims: Vec<HostId> = victims.map(|one| one.host).collect();
         if takes {
-            self.next.registrants.retain(|one| !victims.contains(&one.host));
+            self.next
+                .registrants
+                .retain(|one| !victims.contains(&one.host));
             let old = held.map(|held| held.rtype);
-            self.next.held = Some(Held { rtype, holder: *host });
+            self.next.held = Some(Held {
+                rtype,
+                holder: *host,
+            });
             if let Some(old) = old.filter(|old| *old != rtype) {
                 self.tell_released(host, old);
             }
@@ -350,7 +412,8 @@ impl Change {
             }
         }
         let preempted = |host: HostId| (host, Notice::RegistrationPreempted);
-        self.notices.splice(0..0, victims.into_iter().map(preempted));
+        self.notices
+            .splice(0..0, victims.into_iter().map(preempted));
         self.next.bump();
         Ok(())
     }
@@ -371,7 +434,8 @@ impl Change {
         self.next.held = None;
         let all = std::mem::take(&mut self.next.registrants);
         let others = all.into_iter().filter(|one| one.host != *host);
-        self.notices.extend(others.map(|one| (one.host, Notice::ReservationPreempted)));
+        self.notices
+            .extend(others.map(|one| (one.host, Notice::ReservationPreempted)));
         self.next.bump();
     }
 }

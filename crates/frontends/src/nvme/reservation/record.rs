@@ -43,11 +43,17 @@ impl Reservations {
         let holder: HostId = head[2..18].try_into().ok()?;
         let held = match head[1] {
             0 => None,
-            value => Some(Held { rtype: ReservationType::from_u8(value)?, holder }),
+            value => Some(Held {
+                rtype: ReservationType::from_u8(value)?,
+                holder,
+            }),
         };
         let registrants = rows.iter().map(|row| {
             let (host, key) = row.split_at(16);
-            Some(Key { host: host.try_into().ok()?, key: u64::from_le_bytes(key.try_into().ok()?) })
+            Some(Key {
+                host: host.try_into().ok()?,
+                key: u64::from_le_bytes(key.try_into().ok()?),
+            })
         });
         Some(Self {
             generation: u32::from_le_bytes(head[18..22].try_into().ok()?),
@@ -67,10 +73,19 @@ mod tests {
             generation: 0x0403_0201,
             persist: true,
             registrants: vec![
-                Key { host: [5; 16], key: 6 },
-                Key { host: [7; 16], key: u64::MAX - 1 },
+                Key {
+                    host: [5; 16],
+                    key: 6,
+                },
+                Key {
+                    host: [7; 16],
+                    key: u64::MAX - 1,
+                },
             ],
-            held: Some(Held { rtype: ReservationType::ExclusiveAccessAll, holder: [7; 16] }),
+            held: Some(Held {
+                rtype: ReservationType::ExclusiveAccessAll,
+                holder: [7; 16],
+            }),
         }
     }
 
@@ -78,13 +93,26 @@ mod tests {
     fn a_record_brings_everything_back() {
         let bytes = state().record().unwrap();
         assert_eq!(Reservations::from_record(&bytes), Some(state()));
-        let free = Reservations { held: None, ..state() };
-        assert_eq!(Reservations::from_record(&free.record().unwrap()), Some(free));
+        let free = Reservations {
+            held: None,
+            ..state()
+        };
+        assert_eq!(
+            Reservations::from_record(&free.record().unwrap()),
+            Some(free)
+        );
     }
 
     #[test]
     fn nothing_is_recorded_without_persistence() {
-        assert_eq!(Reservations { persist: false, ..state() }.record(), None);
+        assert_eq!(
+            Reservations {
+                persist: false,
+                ..state()
+            }
+            .record(),
+            None
+        );
     }
 
     #[test]

@@ -9,27 +9,55 @@ const C: HostId = [0xc; 16];
 
 fn register(action: RegisterAction, current: u64, new: u64) -> Request {
     let persist = PersistChange::Unchanged;
-    Request::Register { action, ignore_key: false, persist, current, new }
+    Request::Register {
+        action,
+        ignore_key: false,
+        persist,
+        current,
+        new,
+    }
 }
 
 fn acquire(rtype: T, current: u64) -> Request {
     let action = AcquireAction::Acquire;
-    Request::Acquire { action, ignore_key: false, rtype, current, preempt: 0 }
+    Request::Acquire {
+        action,
+        ignore_key: false,
+        rtype,
+        current,
+        preempt: 0,
+    }
 }
 
 fn preempt(action: AcquireAction, rtype: T, current: u64, preempt: u64) -> Request {
-    Request::Acquire { action, ignore_key: false, rtype, current, preempt }
+    Request::Acquire {
+        action,
+        ignore_key: false,
+        rtype,
+        current,
+        preempt,
+    }
 }
 
 fn release(action: ReleaseAction, rtype: T, current: u64) -> Request {
-    Request::Release { action, ignore_key: false, rtype: Some(rtype), current }
+    Request::Release {
+        action,
+        ignore_key: false,
+        rtype: Some(rtype),
+        current,
+    }
 }
 
 /// A registered with key 1, B with 2.
 fn two() -> Reservations {
     let start = Reservations::default();
-    let one = start.apply(&A, &register(RegisterAction::Register, 0, 1)).unwrap().next;
-    one.apply(&B, &register(RegisterAction::Register, 0, 2)).unwrap().next
+    let one = start
+        .apply(&A, &register(RegisterAction::Register, 0, 1))
+        .unwrap()
+        .next;
+    one.apply(&B, &register(RegisterAction::Register, 0, 2))
+        .unwrap()
+        .next
 }
 
 fn held_by_a(rtype: T) -> Reservations {
@@ -63,14 +91,33 @@ fn each_type_lets_in_whom_the_table_of_the_specification_says() {
 #[test]
 fn a_second_key_needs_replace_and_the_same_key_again_is_fine() {
     let state = two();
-    assert_eq!(state.apply(&A, &register(RegisterAction::Register, 0, 9)), Err(CONFLICT));
-    assert!(state.apply(&A, &register(RegisterAction::Register, 0, 1)).is_ok());
-    assert_eq!(state.apply(&A, &register(RegisterAction::Replace, 7, 9)), Err(CONFLICT));
-    let replaced = state.apply(&A, &register(RegisterAction::Replace, 1, 9)).unwrap().next;
+    assert_eq!(
+        state.apply(&A, &register(RegisterAction::Register, 0, 9)),
+        Err(CONFLICT)
+    );
+    assert!(
+        state
+            .apply(&A, &register(RegisterAction::Register, 0, 1))
+            .is_ok()
+    );
+    assert_eq!(
+        state.apply(&A, &register(RegisterAction::Replace, 7, 9)),
+        Err(CONFLICT)
+    );
+    let replaced = state
+        .apply(&A, &register(RegisterAction::Replace, 1, 9))
+        .unwrap()
+        .next;
     assert_eq!(replaced.key_of(&A), Some(9));
     assert_eq!(replaced.generation, state.generation + 1);
-    assert_eq!(state.apply(&C, &register(RegisterAction::Replace, 0, 9)), Err(CONFLICT));
-    assert_eq!(state.apply(&C, &register(RegisterAction::Register, 0, 0)), Err(INVALID));
+    assert_eq!(
+        state.apply(&C, &register(RegisterAction::Replace, 0, 9)),
+        Err(CONFLICT)
+    );
+    assert_eq!(
+        state.apply(&C, &register(RegisterAction::Register, 0, 0)),
+        Err(INVALID)
+    );
 }
 
 #[test]
@@ -83,9 +130,15 @@ fn ignoring_the_key_replaces_and_unregisters_but_never_acquires() {
         current: 77,
         new: 5,
     };
-    let replaced = state.apply(&A, &ignore(RegisterAction::Replace)).unwrap().next;
+    let replaced = state
+        .apply(&A, &ignore(RegisterAction::Replace))
+        .unwrap()
+        .next;
     assert_eq!(replaced.key_of(&A), Some(5));
-    let gone = state.apply(&A, &ignore(RegisterAction::Unregister)).unwrap().next;
+    let gone = state
+        .apply(&A, &ignore(RegisterAction::Unregister))
+        .unwrap()
+        .next;
     assert_eq!(gone.key_of(&A), None);
     let acquire = Request::Acquire {
         action: AcquireAction::Acquire,
@@ -100,14 +153,30 @@ fn ignoring_the_key_replaces_and_unregisters_but_never_acquires() {
 #[test]
 fn only_a_registrant_with_its_key_acquires_and_only_once() {
     let state = two();
-    assert_eq!(state.apply(&C, &acquire(T::WriteExclusive, 1)), Err(CONFLICT));
-    assert_eq!(state.apply(&A, &acquire(T::WriteExclusive, 2)), Err(CONFLICT));
+    assert_eq!(
+        state.apply(&C, &acquire(T::WriteExclusive, 1)),
+        Err(CONFLICT)
+    );
+    assert_eq!(
+        state.apply(&A, &acquire(T::WriteExclusive, 2)),
+        Err(CONFLICT)
+    );
     let held = held_by_a(T::WriteExclusive);
     assert!(held.apply(&A, &acquire(T::WriteExclusive, 1)).is_ok());
-    assert_eq!(held.apply(&A, &acquire(T::ExclusiveAccess, 1)), Err(CONFLICT));
-    assert_eq!(held.apply(&B, &acquire(T::WriteExclusive, 2)), Err(CONFLICT));
+    assert_eq!(
+        held.apply(&A, &acquire(T::ExclusiveAccess, 1)),
+        Err(CONFLICT)
+    );
+    assert_eq!(
+        held.apply(&B, &acquire(T::WriteExclusive, 2)),
+        Err(CONFLICT)
+    );
     // Every registrant holds an "all registrants" reservation, so asking again is fine.
-    assert!(held_by_a(T::WriteExclusiveAll).apply(&B, &acquire(T::WriteExclusiveAll, 2)).is_ok());
+    assert!(
+        held_by_a(T::WriteExclusiveAll)
+            .apply(&B, &acquire(T::WriteExclusiveAll, 2))
+            .is_ok()
+    );
 }
 
 #[test]
@@ -122,14 +191,21 @@ fn a_release_needs_the_right_type_and_does_nothing_for_others() {
     let other = release(ReleaseAction::Release, T::WriteExclusiveRegistrants, 2);
     assert_eq!(held.apply(&B, &other).unwrap().next, held);
     let quiet = held_by_a(T::WriteExclusive);
-    let change = quiet.apply(&A, &release(ReleaseAction::Release, T::WriteExclusive, 1)).unwrap();
-    assert!(change.notices.is_empty(), "other registrants had no rights that change");
+    let change = quiet
+        .apply(&A, &release(ReleaseAction::Release, T::WriteExclusive, 1))
+        .unwrap();
+    assert!(
+        change.notices.is_empty(),
+        "other registrants had no rights that change"
+    );
 }
 
 #[test]
 fn clearing_removes_everything_and_tells_the_others() {
     let held = held_by_a(T::ExclusiveAccess);
-    let change = held.apply(&B, &release(ReleaseAction::Clear, T::ExclusiveAccess, 2)).unwrap();
+    let change = held
+        .apply(&B, &release(ReleaseAction::Clear, T::ExclusiveAccess, 2))
+        .unwrap();
     assert_eq!((change.next.held, change.next.registrants.len()), (None, 0));
     assert_eq!(change.notices, [(A, Notice::ReservationPreempted)]);
     assert_eq!(change.next.generation, held.generation + 1);
@@ -183,14 +259,19 @@ fn a_changed_type_is_told_to_the_registrants_that_stay() {
         .next;
     let request = preempt(AcquireAction::Preempt, T::ExclusiveAccess, 2, 1);
     let change = three.apply(&B, &request).unwrap();
-    let told = [(A, Notice::RegistrationPreempted), (C, Notice::ReservationReleased)];
+    let told = [
+        (A, Notice::RegistrationPreempted),
+        (C, Notice::ReservationReleased),
+    ];
     assert_eq!(change.notices, told);
 }
 
 #[test]
 fn a_holder_that_unregisters_releases() {
     let gone = register(RegisterAction::Unregister, 1, 0);
-    let change = held_by_a(T::ExclusiveAccessRegistrants).apply(&A, &gone).unwrap();
+    let change = held_by_a(T::ExclusiveAccessRegistrants)
+        .apply(&A, &gone)
+        .unwrap();
     assert_eq!(change.next.held, None);
     assert_eq!(change.notices, [(B, Notice::ReservationReleased)]);
     // With "all registrants" the last one to go releases.
@@ -209,11 +290,29 @@ fn persistence_follows_the_commands_that_change_it() {
         current: 0,
         new: 1,
     };
-    let on = Reservations::default().apply(&A, &with(PersistChange::Persist)).unwrap().next;
+    let on = Reservations::default()
+        .apply(&A, &with(PersistChange::Persist))
+        .unwrap()
+        .next;
     assert!(on.persists());
-    assert!(on.apply(&A, &with(PersistChange::Unchanged)).unwrap().next.persists());
-    assert!(!on.apply(&A, &with(PersistChange::Clear)).unwrap().next.persists());
-    assert!(!on.apply(&A, &Request::Persist(false)).unwrap().next.persists());
+    assert!(
+        on.apply(&A, &with(PersistChange::Unchanged))
+            .unwrap()
+            .next
+            .persists()
+    );
+    assert!(
+        !on.apply(&A, &with(PersistChange::Clear))
+            .unwrap()
+            .next
+            .persists()
+    );
+    assert!(
+        !on.apply(&A, &Request::Persist(false))
+            .unwrap()
+            .next
+            .persists()
+    );
 }
 
 #[test]
@@ -226,5 +325,8 @@ fn the_number_of_registrants_is_limited() {
     });
     state.registrants = registrants.collect();
     let one_more = register(RegisterAction::Register, 0, 1);
-    assert_eq!(state.apply(&[0xff; 16], &one_more), Err(Status::INTERNAL_ERROR.dnr()));
+    assert_eq!(
+        state.apply(&[0xff; 16], &one_more),
+        Err(Status::INTERNAL_ERROR.dnr())
+    );
 }

@@ -69,7 +69,10 @@ impl Association {
             closing: AtomicBool::new(false),
             write_cache: AtomicBool::new(true),
             resets: AtomicU64::new(0),
-            queues: Mutex::new(Queues { limit: limits.queues, open: BTreeSet::new() }),
+            queues: Mutex::new(Queues {
+                limit: limits.queues,
+                open: BTreeSet::new(),
+            }),
             reservations: Mutex::default(),
         })
     }
@@ -81,12 +84,19 @@ impl Association {
 
     /// The namespaces this host sees, by NSID.
     pub(crate) fn namespaces(&self) -> Vec<Arc<Namespace>> {
-        let Some(subsystem) = self.subsystem() else { return Vec::new() };
+        let Some(subsystem) = self.subsystem() else {
+            return Vec::new();
+        };
         let shown = match self.limits.namespaces {
             0 => usize::MAX,
             limit => limit as usize,
         };
-        subsystem.namespaces().values().take(shown).cloned().collect()
+        subsystem
+            .namespaces()
+            .values()
+            .take(shown)
+            .cloned()
+            .collect()
     }
 
     /// The namespace with an NSID, if this host sees it.
@@ -151,7 +161,9 @@ impl Association {
     }
 
     fn notifications(&self) -> MutexGuard<'_, Notifications> {
-        self.reservations.lock().expect("no holder of the notices panics")
+        self.reservations
+            .lock()
+            .expect("no holder of the notices panics")
     }
 
     /// The Number of Queues feature.
@@ -178,13 +190,21 @@ impl Association {
         if !queues.open.insert(qid) {
             return Err(QueueError::Taken);
         }
-        Ok(QueueTicket { association: self.clone(), qid, resets: self.resets() })
+        Ok(QueueTicket {
+            association: self.clone(),
+            qid,
+            resets: self.resets(),
+        })
     }
 
     /// A reservation notice for this host: kept for the log page, unless masked.
     pub(crate) fn notify(&self, nsid: u32, notice: Notice) {
         let mut all = self.notifications();
-        if all.masks.get(&nsid).is_some_and(|mask| mask & notice.mask() != 0) {
+        if all
+            .masks
+            .get(&nsid)
+            .is_some_and(|mask| mask & notice.mask() != 0)
+        {
             return;
         }
         if all.waiting.len() == NOTICES_MAX {

@@ -56,7 +56,10 @@ impl Listener {
 
     /// The CNTLIDs to try, each once, beginning after the one given out last.
     pub(crate) fn cntlids(&self) -> impl Iterator<Item = u16> + '_ {
-        let last = self.cntlid_first.saturating_add(CNTLID_RANGE - 1).min(CNTLID_MAX);
+        let last = self
+            .cntlid_first
+            .saturating_add(CNTLID_RANGE - 1)
+            .min(CNTLID_MAX);
         let count = last - self.cntlid_first + 1;
         let start = self.next.load(SeqCst);
         (0..count).map(move |step| {

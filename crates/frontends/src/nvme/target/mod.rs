@@ -94,7 +94,9 @@ impl Target {
 
     /// The directory, locked.
     pub(crate) fn directory(&self) -> MutexGuard<'_, Directory> {
-        self.directory.lock().expect("no holder of the directory panics")
+        self.directory
+            .lock()
+            .expect("no holder of the directory panics")
     }
 
     /// The subsystem of a resource name.

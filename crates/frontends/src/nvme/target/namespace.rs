@@ -41,14 +41,23 @@ pub(crate) struct Shown {
 impl Shown {
     /// Whether more than the ANA state differs.
     pub(crate) fn differs(&self, other: &Self) -> bool {
-        Self { online: true, ..*self } != Self { online: true, ..*other }
+        Self {
+            online: true,
+            ..*self
+        } != Self {
+            online: true,
+            ..*other
+        }
     }
 }
 
 impl Namespace {
     /// Size and abilities, as they are or last were; `None` if they never were known.
     pub(crate) fn geometry(&self) -> Option<Geometry> {
-        self.volume.as_ref().map(|volume| volume.geometry()).or(self.remembered)
+        self.volume
+            .as_ref()
+            .map(|volume| volume.geometry())
+            .or(self.remembered)
     }
 
     /// Why it cannot be used now, if so.
@@ -62,13 +71,22 @@ impl Namespace {
 
     /// Whether it can be used now.
     pub(crate) fn is_online(&self) -> bool {
-        self.volume.as_ref().is_some_and(|volume| volume.state() == State::Online)
+        self.volume
+            .as_ref()
+            .is_some_and(|volume| volume.state() == State::Online)
     }
 
     /// What a host can see of it.
     pub(crate) fn shown(&self) -> Shown {
-        let geometry = self.geometry().map(|geometry| Geometry { generation: 0, ..geometry });
-        Shown { geometry, identity: self.identity, online: self.is_online() }
+        let geometry = self.geometry().map(|geometry| Geometry {
+            generation: 0,
+            ..geometry
+        });
+        Shown {
+            geometry,
+            identity: self.identity,
+            online: self.is_online(),
+        }
     }
 
     /// Tells its users to let go of it.

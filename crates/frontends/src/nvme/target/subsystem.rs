@@ -94,7 +94,11 @@ impl Subsystem {
 
     /// The namespace of a resource name.
     pub(crate) fn namespace_named(&self, name: &str) -> Option<Arc<Namespace>> {
-        self.namespaces.load().values().find(|one| one.name == name).cloned()
+        self.namespaces
+            .load()
+            .values()
+            .find(|one| one.name == name)
+            .cloned()
     }
 
     /// Changes the set of namespaces and tells the hosts. Edits happen one after the other.
@@ -153,7 +157,9 @@ impl Subsystem {
         hostnqn: Nqn,
     ) -> Result<Arc<Association>, Status> {
         let mut ways = self.ways();
-        let free = listener.cntlids().find(|id| !ways.associations.contains_key(id));
+        let free = listener
+            .cntlids()
+            .find(|id| !ways.associations.contains_key(id));
         let cntlid = free.ok_or(Status::CONTROLLER_BUSY)?;
         listener.gave(cntlid);
         let way = Some((self.clone(), listener.clone()));
@@ -166,7 +172,11 @@ impl Subsystem {
     pub(crate) fn dissociate(&self, association: &Arc<Association>) {
         let mut ways = self.ways();
         let cntlid = association.cntlid;
-        if ways.associations.get(&cntlid).is_some_and(|one| Arc::ptr_eq(one, association)) {
+        if ways
+            .associations
+            .get(&cntlid)
+            .is_some_and(|one| Arc::ptr_eq(one, association))
+        {
             ways.associations.remove(&cntlid);
         }
     }
@@ -174,14 +184,19 @@ impl Subsystem {
     /// Hosts that are connected now.
     pub(crate) fn hosts(&self) -> Vec<String> {
         let ways = self.ways();
-        ways.associations.values().map(|one| one.hostnqn.to_string()).collect()
+        ways.associations
+            .values()
+            .map(|one| one.hostnqn.to_string())
+            .collect()
     }
 
     /// Tells the controllers of registered hosts what became of their reservations.
     pub(crate) fn notify(&self, nsid: u32, notices: &[(HostId, Notice)]) {
         let all: Vec<_> = self.ways().associations.values().cloned().collect();
         for (host, notice) in notices {
-            all.iter().filter(|one| one.host == *host).for_each(|one| one.notify(nsid, *notice));
+            all.iter()
+                .filter(|one| one.host == *host)
+                .for_each(|one| one.notify(nsid, *notice));
         }
     }
 }

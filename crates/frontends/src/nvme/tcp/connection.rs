@@ -2,13 +2,13 @@
 //! protocol and the queue.
 
 use super::Port;
+use crate::nvme::DATA_MAX;
 use crate::nvme::connect::{self, Place, Queue};
 use crate::nvme::controller::{IN_CAPSULE, QUEUE_ENTRIES_MAX};
 use crate::nvme::io::Command;
 use crate::nvme::queue::{Inbox, Replies, Ticket};
 use crate::nvme::target::Target;
 use crate::nvme::users::Pass;
-use crate::nvme::DATA_MAX;
 use blk::{Gather, Home, IoBuf, Nanos};
 use engine::{Actor, Cx, Next, Recv, Sent, Stream};
 use std::cell::RefCell;
@@ -32,7 +32,7 @@ const CONNECT_TIMEOUT: Nanos = Nanos::from_secs(10);
 const LINGER: Nanos = Nanos::from_secs(2);
 
 thread_local! {
-    /// Where bytes land first. One for all connections of a reactor, so that idle ones cost nothing.
+    /// Where bytes land first. One for all connections of a reactor: idle ones cost nothing.
     static BUFFER: RefCell<Box<[u8]>> =
         RefCell::new(vec![0; RECEIVE_BYTES].into_boxed_slice());
 }
@@ -117,7 +117,11 @@ impl Connection {
             stream: Some(stream),
             protocol: Protocol::new(limits, now),
             out: Gather::new(),
-            head: Head { entries: QUEUE_ENTRIES_MAX, at: 0, off: false },
+            head: Head {
+                entries: QUEUE_ENTRIES_MAX,
+                at: 0,
+                off: false,
+            },
             state: State::New(now + CONNECT_TIMEOUT),
             inbox: None,
             passes: Vec::new(),
@@ -133,8 +137,13 @@ impl Connection {
                 if self.out.len() > BACKLOG_MAX || self.linger.is_some() {
                     return true;
                 }
-                let Some(stream) = &mut self.stream else { return false };
-                let direct = self.protocol.direct().filter(|(_, _, len)| *len >= DIRECT_MIN);
+                let Some(stream) = &mut self.stream else {
+                    return false;
+                };
+                let direct = self
+                    .protocol
+                    .direct()
+                    .filter(|(_, _, len)| *len >= DIRECT_MIN);
                 let wanted = direct.as_ref().map_or(0, |(_, _, len)| *len);
                 match stream.recv(direct, buffer) {
                     Recv::Bytes { direct, buf } => {
@@ -178,7 +187,10 @@ impl Connection {
     /// Acts on what the protocol has taken from the bytes. False when the connection is over.
     fn events(&mut self, now: Nanos, cx: &mut Cx<'_>) -> bool {
         if let State::Open(Queue::Io(queue)) = &mut self.state {
-            let mut out = Answers { protocol: &mut self.protocol, head: &self.head };
+            let mut out = Answers {
+                protocol: &mut self.protocol,
+                head: &self.head,
+            };
             queue.look(&mut out);
         }
         while let Some(event) = self.protocol.next_event() {
@@ -187,12 +199,26 @@ impl Connection {
                     self.head.advance();
                     let ticket = ticket(command.slot, &command.sqe);
                     let (sqe, data, room) = (command.sqe, command.data, command.len);
-                    self.command(now, Command { ticket, sqe, data, room }, cx);
+                    self.command(
+                        now,
+                        Command {
+                            ticket,
+                            sqe,
+                            data,
+                            room,
+                        },
+                        cx,
+                    );
                 }
                 Event::Refused { slot, sqe, status } => {
                     self.head.advance();
                     let ticket = ticket(slot, &sqe);
-                    let command = Command { ticket, sqe, data: IoBuf::empty(), room: 0 };
+                    let command = Command {
+                        ticket,
+                        sqe,
+                        data: IoBuf::empty(),
+                        room: 0,
+                    };
                     self.refused(&command, status);
                 }
                 Event::Ready(_) => {}
@@ -209,7 +235,10 @@ impl Connection {
 
     #[inline]
     fn command(&mut self, now: Nanos, command: Command, cx: &mut Cx<'_>) {
-        let mut out = Answers { protocol: &mut self.protocol, head: &self.head };
+        let mut out = Answers {
+            protocol: &mut self.protocol,
+            head: &self.head,
+        };
         match &mut self.state {
             State::Open(Queue::Io(queue)) => queue.command(now, command, cx, &mut out),
             State::Open(Queue::Admin(controller)) => {
@@ -223,7 +252,10 @@ impl Connection {
     }
 
     fn refused(&mut self, command: &Command, status: Status) {
-        let mut out = Answers { protocol: &mut self.protocol, head: &self.head };
+        let mut out = Answers {
+            protocol: &mut self.protocol,
+            head: &self.head,
+        };
         match &mut self.state {
             State::Open(Queue::Io(queue)) => queue.refused(command, status, &mut out),
             State::Open(Queue::Admin(controller)) => {
@@ -241,11 +273,20 @@ impl Connection {
             Some(Err(status)) => return self.refused(command, status),
             _ => return self.refused(command, Status::COMMAND_SEQUENCE.dnr()),
         };
-        let Some(via) = self.stream.as_ref().map(Stream::local) else { return };
+        let Some(via) = self.stream.as_ref().map(Stream::local) else {
+            return;
+        };
         let waker = cx.waker();
         let inbox = Arc::new(Inbox::new(waker.clone()));
         let (target, port) = (&self.target, &self.port);
-        let place = Place { target, port, via, inbox: &inbox, waker, now };
+        let place = Place {
+            target,
+            port,
+            via,
+            inbox: &inbox,
+            waker,
+            now,
+        };
         let made = connect::connect(&place, &wish, &command.data);
         let (status, result) = match made {
             Ok(made) => {
@@ -264,20 +305,28 @@ impl Connection {
             Err(refused) => (refused.status, refused.result),
         };
         // FFFFh tells the host that it may do without flow control (NVMe Base 2.1, 6.3).
-        let sqhd = if self.head.off { 0xffff } else { self.head.value() };
+        let sqhd = if self.head.off {
+            0xffff
+        } else {
+            self.head.value()
+        };
         let cqe = Cqe::new(0, sqhd, status).with_dw0(result);
         self.protocol.respond(command.ticket.slot, cqe);
     }
 
     /// Collects what the queue has finished.
     fn poll(&mut self, now: Nanos, cx: &mut Cx<'_>) {
-        let mut out = Answers { protocol: &mut self.protocol, head: &self.head };
+        let mut out = Answers {
+            protocol: &mut self.protocol,
+            head: &self.head,
+        };
         match &mut self.state {
             State::Open(Queue::Io(queue)) | State::Draining(Queue::Io(queue)) => {
                 queue.poll(now, cx, &mut out);
             }
             State::Open(Queue::Admin(controller)) => {
-                if !controller.run(now, &mut out) {
+                let alive = controller.run(now, &mut out);
+                if !alive {
                     self.linger.get_or_insert(now + LINGER);
                 }
             }
@@ -346,7 +395,10 @@ impl Connection {
             State::Open(Queue::Io(queue)) => queue.deadline(),
             State::Draining(_) | State::Over => None,
         };
-        [own, self.protocol.deadline(), self.linger].into_iter().flatten().min()
+        [own, self.protocol.deadline(), self.linger]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What time has brought. False when the connection is over.
@@ -368,7 +420,11 @@ impl Connection {
 }
 
 fn ticket(slot: wire::nvme_tcp::Slot, sqe: &Sqe) -> Ticket {
-    Ticket { slot, cid: sqe.cid(), opcode: sqe.opcode }
+    Ticket {
+        slot,
+        cid: sqe.cid(),
+        opcode: sqe.opcode,
+    }
 }
 
 impl Actor for Connection {
@@ -397,6 +453,10 @@ impl Actor for Connection {
             return self.drain(cx);
         }
         let may_read = self.readable && self.out.len() <= BACKLOG_MAX && self.linger.is_none();
-        if may_read { Next::Busy } else { Next::Idle(self.deadline()) }
+        if may_read {
+            Next::Busy
+        } else {
+            Next::Idle(self.deadline())
+        }
     }
 }

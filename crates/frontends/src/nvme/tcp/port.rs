@@ -103,7 +103,12 @@ fn start(target: &Arc<Target>, address: SocketAddr, socket: Listener) -> Arc<Por
     let pass = port.users.enter(Waker::noop().clone(), [0; 16]);
     let (own, target_) = (port.clone(), Arc::downgrade(target));
     target.least_loaded().spawn(move || {
-        let actor = Acceptor { socket: Some(socket), port: own, target: target_, pass: Some(pass) };
+        let actor = Acceptor {
+            socket: Some(socket),
+            port: own,
+            target: target_,
+            pass: Some(pass),
+        };
         Box::new(actor)
     });
     tracing::info!(%address, "listening for NVMe/TCP");
@@ -127,7 +132,11 @@ pub(crate) async fn close_port(target: &Arc<Target>, port: &Arc<Port>) {
 /// Forgets a port that has closed, unless it is open anew.
 fn forget(target: &Target, address: SocketAddr) {
     let mut directory = target.directory();
-    if directory.ports.get(&address).is_some_and(|port| port.is_closing()) {
+    if directory
+        .ports
+        .get(&address)
+        .is_some_and(|port| port.is_closing())
+    {
         directory.ports.remove(&address);
     }
 }
@@ -159,9 +168,9 @@ impl Acceptor {
                 }
                 Ok(Some(stream)) => {
                     let (port, own) = (self.port.clone(), target.clone());
-                    target.least_loaded().spawn(move || {
-                        Box::new(Connection::new(own, port, stream))
-                    });
+                    target
+                        .least_loaded()
+                        .spawn(move || Box::new(Connection::new(own, port, stream)));
                 }
                 Err(error) if error.kind() == ErrorKind::NotConnected => {}
                 Err(error) => {
@@ -187,7 +196,9 @@ impl Actor for Acceptor {
     }
 
     fn run(&mut self, cx: &mut Cx<'_>) -> Next {
-        let Some(target) = self.target.upgrade() else { return self.gone() };
+        let Some(target) = self.target.upgrade() else {
+            return self.gone();
+        };
         if self.port.is_closing() {
             if let Some(socket) = &self.socket {
                 use std::os::fd::AsFd;
