@@ -58,7 +58,8 @@ fn each_listener_is_an_entry_and_private_subsystems_are_hidden_from_others() {
         (NQN.to_owned(), ip, port(first)),
     ];
     let mut told = names(&entries);
-    (expected.sort(), told.sort());
+    expected.sort();
+    told.sort();
     assert_eq!(told, expected);
     for entry in &entries {
         assert_eq!((entry.trtype, entry.adrfam, entry.subtype), (3, 1, 2));

@@ -72,11 +72,11 @@ fn a_wrong_subsystem_is_refused_naming_the_field() {
         ("nqn", &|spec| spec.nqn.clear()),
         ("nqn", &|spec| spec.nqn.push_str(&"x".repeat(200))),
         ("nqn", &|spec| {
-            spec.nqn = "nqn.2014-08.org.nvmexpress.discovery".into()
+            spec.nqn = "nqn.2014-08.org.nvmexpress.discovery".into();
         }),
         ("serial_number", &|spec| spec.serial_number = "x".repeat(21)),
         ("model_number", &|spec| {
-            spec.model_number = "caf\u{e9}".into()
+            spec.model_number = "caf\u{e9}".into();
         }),
         ("max_namespaces", &|spec| spec.max_namespaces = -1),
         ("max_namespaces", &|spec| spec.max_namespaces = i64::MAX),
@@ -305,16 +305,16 @@ fn a_controller_at_a_wrong_address_is_refused_naming_the_field() {
         ("fabrics_id", &|spec| spec.endpoint = None),
         ("pcie_id", &|spec| spec.endpoint = pcie()),
         ("fabrics_id.traddr", &|spec| {
-            endpoint(spec).traddr = "localhost".into()
+            endpoint(spec).traddr = "localhost".into();
         }),
         ("fabrics_id.traddr", &|spec| {
-            endpoint(spec).traddr = "224.0.0.1".into()
+            endpoint(spec).traddr = "224.0.0.1".into();
         }),
         ("fabrics_id.trsvcid", &|spec| {
-            endpoint(spec).trsvcid = "0".into()
+            endpoint(spec).trsvcid = "0".into();
         }),
         ("fabrics_id.trsvcid", &|spec| {
-            endpoint(spec).trsvcid = "65536".into()
+            endpoint(spec).trsvcid = "65536".into();
         }),
         ("fabrics_id.adrfam", &|spec| endpoint(spec).adrfam = 2),
         ("fabrics_id.adrfam", &|spec| endpoint(spec).adrfam = 0),
@@ -338,7 +338,7 @@ fn a_controller_with_wrong_limits_is_refused_naming_the_field() {
         ("sqes", &|spec| spec.sqes = 5),
         ("cqes", &|spec| spec.cqes = 3),
         ("nvme_controller_id", &|spec| {
-            spec.nvme_controller_id = Some(70_000)
+            spec.nvme_controller_id = Some(70_000);
         }),
         ("max_namespaces", &|spec| spec.max_namespaces = -4),
         ("min_limit", &|spec| spec.min_limit = Some(qos)),
