@@ -397,7 +397,10 @@ mod tests {
         );
         assert_eq!((tally.op(Op::Read).errors, tally.in_flight), (1, 0));
         assert_eq!(tally.op(Op::Read).by_error[IoError::Medium.index()], 1);
-        assert_eq!((tally.op(Op::Read).ns_min, tally.op(Op::Read).ns_max), (3_000, 4_000));
+        assert_eq!(
+            (tally.op(Op::Read).ns_min, tally.op(Op::Read).ns_max),
+            (3_000, 4_000)
+        );
         assert_eq!(stats.tally(), tally);
         assert_eq!(tally.op(Op::Read).latency.quantile_ns(0.5), 3072);
     }

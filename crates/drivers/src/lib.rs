@@ -18,7 +18,10 @@ pub fn platform(name: &str, world: &World) -> Result<Handlers, Error> {
     match name {
         "native" => native::install(world, &mut handlers)?,
         other => {
-            let text = format!("{other:?} is not built in; use one of {}", PLATFORMS.join(", "));
+            let text = format!(
+                "{other:?} is not built in; use one of {}",
+                PLATFORMS.join(", ")
+            );
             return Err(Error::invalid("platform", text));
         }
     }

@@ -2,7 +2,9 @@
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
+use server::demo::Checked;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 const ABOUT: &str = "Software-defined storage behind the OPI Storage interface";
@@ -20,7 +22,8 @@ Exit codes: 0 done, 1 failed, 2 the command line makes no sense.";
 const USAGE: u8 = 2;
 
 fn command() -> Command {
-    let serve = Command::new("serve").about("Run the service");
+    // The descriptions come last: the programs' own arguments bring some of their own.
+    let serve = server::config::augment(Command::new("serve")).about("Run the service");
     Command::new("opi")
         .version(env!("CARGO_PKG_VERSION"))
         .about(ABOUT)
@@ -28,7 +31,7 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
-        .subcommand(server::config::augment(serve))
+        .subcommand(serve)
         .subcommands(cli::commands())
         .subcommand(bench::command())
 }
@@ -63,14 +66,21 @@ fn run(args: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// How the demo checks its disk: with the host of the load generator.
+fn check(address: SocketAddr, nqn: &str) -> Result<Checked, String> {
+    let found = bench::check(address, nqn).map_err(|e| e.to_string())?;
+    let bench::Checked { mib, seconds } = found;
+    Ok(Checked { mib, seconds })
+}
+
 fn dispatch(root: &Command, matches: &ArgMatches) -> ExitCode {
     match matches.subcommand() {
-        Some(("serve", inner)) => server::run::main(inner),
+        Some(("serve", inner)) => server::run::main(inner, check),
         Some(("bench", inner)) => match bench::run(inner) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(error.exit_code(), &error),
         },
-        Some((verb, inner)) => match cli::run(root, verb, inner) {
+        Some((verb, inner)) => match cli::run(root, verb, inner, &mut std::io::stdout()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => fail(failure.exit_code(), &failure),
         },

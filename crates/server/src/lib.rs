@@ -2,7 +2,7 @@
 
 pub mod calls;
 pub mod config;
-mod demo;
+pub mod demo;
 pub mod grpc;
 pub mod http;
 pub mod inventory;

@@ -1,5 +1,6 @@
 //! The simulated home: file operations happen at once, on the calling thread.
 
+use super::sys;
 use crate::{FileDone, FileIo, FileOp, FileQueue, Home, IoBuf};
 use std::fs::File;
 use std::io;
@@ -55,20 +56,6 @@ fn read(file: &File, offset: u64, buf: &mut IoBuf) -> io::Result<usize> {
 fn clear(file: &File, mode: i32, offset: u64, len: u64) -> io::Result<usize> {
     let (offset, len) = (offset.cast_signed(), len.cast_signed());
     sys::fallocate(file.as_raw_fd(), mode, offset, len).map(|()| 0)
-}
-
-/// The one system call that the standard library lacks.
-#[allow(unsafe_code)]
-mod sys {
-    use std::io;
-
-    pub(super) fn fallocate(fd: i32, mode: i32, offset: i64, len: i64) -> io::Result<()> {
-        // SAFETY: takes numbers only; the descriptor is open for as long as its `File` lives.
-        match unsafe { libc::fallocate(fd, mode, offset, len) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
 }
 
 impl FileQueue for SimFile {

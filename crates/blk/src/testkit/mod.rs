@@ -5,6 +5,7 @@
 mod conformance;
 mod fault;
 mod home;
+mod sys;
 
 pub use conformance::{Profile, conformance};
 pub use fault::{Fault, FaultVolume};

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Pieces of one vectored call; Linux allows 1024 (`UIO_MAXIOV`), the rest follows in a second call.
+/// Pieces of one vectored call; Linux allows 1024 (`UIO_MAXIOV`), the rest follows in a second.
 const PIECES_MAX: usize = 256;
 
 /// What a driver is asked to do. The pointers belong to a slot and outlive the operation.

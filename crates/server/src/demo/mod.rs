@@ -1,6 +1,5 @@
 //! `opi serve --demo`: a disk from memory that a Linux host can connect to, checked end to end.
 
-mod check;
 mod text;
 
 use api::Error;
@@ -20,6 +19,19 @@ pub(crate) const NQN: &str = "nqn.2026-01.org.opiproject:demo";
 const BLOCK_BYTES: u64 = 4096;
 /// 1 GiB: enough for a file system; memory is taken only for what is written.
 const BLOCKS: u64 = (1 << 30) / BLOCK_BYTES;
+
+/// What the check of the disk found. The program that has a host brings the check: the server has
+/// none.
+#[derive(Clone, Copy, Debug)]
+pub struct Checked {
+    /// MiB written, and as many read.
+    pub mib: usize,
+    /// How long both took.
+    pub seconds: f64,
+}
+
+/// Writes namespace 1 of a subsystem at an address and reads it back, or says what went wrong.
+pub type Check = fn(SocketAddr, &str) -> Result<Checked, String>;
 
 /// A throw-away place for the demo's state; gone when dropped.
 pub(crate) struct Place(PathBuf);
@@ -62,6 +74,7 @@ pub(crate) async fn run(
     dispatch: Dispatch,
     management: Vec<SocketAddr>,
     service: Service,
+    check: Check,
 ) -> Result<(), Error> {
     service.restored().await;
     for step in steps() {
@@ -69,8 +82,9 @@ pub(crate) async fn run(
         call(&dispatch, step.method, step.request).await?;
     }
     let address = SocketAddr::from(DATA_ADDR);
-    let checked = tokio::task::spawn_blocking(move || check::round_trip(address, NQN)).await;
-    let checked = checked.map_err(|e| Error::internal("the check panicked").caused_by(e))??;
+    let checked = tokio::task::spawn_blocking(move || check(address, NQN)).await;
+    let checked = checked.map_err(|e| Error::internal("the check panicked").caused_by(e))?;
+    let checked = checked.map_err(|e| Error::internal(format!("the check of the disk: {e}")))?;
     print!("{}", text::what_runs(&management, address, &checked));
     std::future::pending().await
 }
@@ -86,7 +100,7 @@ fn steps() -> [Step; 4] {
     let address = ip.map(|part| part.to_string()).join(".");
     [
         Step {
-            says: "back-end:   mallocVolumes/demo            1 GiB of memory, taken as it is written",
+            says: "back-end:   mallocVolumes/demo       1 GiB of memory, taken as it is written",
             method: "CreateMallocVolume",
             request: json!({
                 "mallocVolumeId": "demo",
@@ -94,7 +108,7 @@ fn steps() -> [Step; 4] {
             }),
         },
         Step {
-            says: "front-end:  nvmeSubsystems/demo           nqn.2026-01.org.opiproject:demo",
+            says: "front-end:  nvmeSubsystems/demo      nqn.2026-01.org.opiproject:demo",
             method: "CreateNvmeSubsystem",
             request: json!({
                 "nvmeSubsystemId": "demo",
@@ -102,7 +116,7 @@ fn steps() -> [Step; 4] {
             }),
         },
         Step {
-            says: "            .../nvmeNamespaces/disk       shows the volume to hosts as namespace 1",
+            says: "            .../nvmeNamespaces/disk  shows the volume to hosts as namespace 1",
             method: "CreateNvmeNamespace",
             request: json!({
                 "parent": "nvmeSubsystems/demo",
@@ -113,7 +127,7 @@ fn steps() -> [Step; 4] {
             }),
         },
         Step {
-            says: "            .../nvmeControllers/tcp       listens on 127.0.0.1:4420",
+            says: "            .../nvmeControllers/tcp  listens on 127.0.0.1:4420",
             method: "CreateNvmeController",
             request: json!({
                 "parent": "nvmeSubsystems/demo",
@@ -133,7 +147,9 @@ fn steps() -> [Step; 4] {
 
 /// One call of the API, as any client would make it.
 async fn call(dispatch: &Dispatch, method: &str, request: Value) -> Result<DynamicMessage, Error> {
-    let found = kinds::methods().iter().find(|m| m.descriptor.name() == method);
+    let found = kinds::methods()
+        .iter()
+        .find(|m| m.descriptor.name() == method);
     let method = found.expect("the demo calls methods of the API");
     let request = DynamicMessage::deserialize(method.descriptor.input(), request);
     let request = request.map_err(|e| Error::internal("a request of the demo").caused_by(e))?;
@@ -147,7 +163,9 @@ mod tests {
     #[test]
     fn every_step_is_a_request_of_the_api() {
         for step in steps() {
-            let method = kinds::methods().iter().find(|m| m.descriptor.name() == step.method);
+            let method = kinds::methods()
+                .iter()
+                .find(|m| m.descriptor.name() == step.method);
             let input = method.unwrap().descriptor.input();
             DynamicMessage::deserialize(input, step.request).unwrap();
         }
@@ -158,7 +176,10 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let place = Place::make().unwrap();
         let path = place.0.clone();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
         drop(place);
         assert!(!path.exists());
     }

@@ -2,17 +2,24 @@
 
 use std::net::SocketAddr;
 
-use super::NQN;
-use super::check::Checked;
+use super::{Checked, NQN};
 
 /// What runs where, and what to try next.
 pub(super) fn what_runs(management: &[SocketAddr], data: SocketAddr, checked: &Checked) -> String {
-    let shown = |index: usize| management.get(index).map_or_else(String::new, ToString::to_string);
+    let shown = |index: usize| {
+        management
+            .get(index)
+            .map_or_else(String::new, ToString::to_string)
+    };
     let (grpc, web) = (shown(0), shown(1));
     let (ip, port) = (data.ip(), data.port());
     let Checked { mib, seconds } = checked;
     let rate = 2.0 * *mib as f64 / seconds.max(1e-9);
-    let addr = if grpc == "127.0.0.1:50051" { String::new() } else { format!(" --addr {grpc}") };
+    let addr = if grpc == "127.0.0.1:50051" {
+        String::new()
+    } else {
+        format!(" --addr {grpc}")
+    };
     format!(
         "\nchecked: {mib} MiB written and read back over NVMe/TCP, every byte as it was \
          ({rate:.0} MiB/s)\n\n\
@@ -40,7 +47,10 @@ mod tests {
     #[test]
     fn it_names_the_addresses_and_the_connect_line() {
         let management = ["127.0.0.1:1", "127.0.0.1:2"].map(|a| a.parse().unwrap());
-        let checked = Checked { mib: 64, seconds: 0.5 };
+        let checked = Checked {
+            mib: 64,
+            seconds: 0.5,
+        };
         let text = what_runs(&management, "127.0.0.1:4420".parse().unwrap(), &checked);
         for part in [
             "nvme connect -t tcp -a 127.0.0.1 -s 4420 -n nqn.2026-01.org.opiproject:demo",

@@ -108,7 +108,8 @@ mod tests {
     use super::*;
 
     const IDS: &str = "# a comment\n1b36  Red Hat, Inc.\n\t0010  QEMU NVM Express Controller\n\
-        \t\t1af4 1100  deeper\nC 01  Mass storage controller\n\t08  Non-Volatile memory controller\n\
+        \t\t1af4 1100  deeper\nC 01  Mass storage controller\n\
+        \t08  Non-Volatile memory controller\n\
         \t\t02  NVM Express\n";
 
     #[test]

@@ -253,6 +253,12 @@ async fn a_body_must_be_json_and_small_and_wanted() {
         .headers_mut()
         .insert("content-type", HeaderValue::from_static("text/plain"));
     assert_eq!(send(&rest(None).0, plain).await.status, 415);
+
+    // What curl says when it is told nothing.
+    let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+    let mut curl = request("POST", "/v1/nullVolumes", "{}");
+    curl.headers_mut().insert("content-type", form);
+    assert_ne!(send(&rest(None).0, curl).await.status, 415);
     let large = Request::post("/v1/nullVolumes").body(Body::from(vec![b' '; BODY_BYTES_MAX + 1]));
     assert_eq!(send(&rest(None).0, large.unwrap()).await.status, 413);
     assert_eq!(ask("GET", "/v1/nullVolumes/n", "{}").await.status, 400);

@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::calls::Dispatch;
 use crate::config::{self, Config, IoEngine, Wish};
+use crate::demo::Check;
 use crate::http::{self, listen, tls};
 use crate::logging;
 use crate::service::{Service, Start, Writer};
@@ -24,8 +25,8 @@ use crate::service::{Service, Start, Writer};
 /// Threads of the control plane: it waits far more than it works, and every thread costs memory.
 const CONTROL_THREADS: usize = 2;
 
-/// Runs `opi serve`. Exit status 0 after a wanted end, 1 after a failure, 2 for wrong settings.
-pub fn main(matches: &ArgMatches) -> ExitCode {
+/// Runs `opi serve`; `check` is how the demo checks its disk. Exit status 0 after a wanted end, 1 after a failure, 2 for wrong settings.
+pub fn main(matches: &ArgMatches, check: Check) -> ExitCode {
     let usage = |text: String| {
         eprintln!("error: {text}");
         ExitCode::from(2)
@@ -44,7 +45,7 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
     if let Err(text) = logging::start(&config.log, config.log_format) {
         return usage(text);
     }
-    match serve(&config) {
+    match serve(&config, check) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", one_line(&error));
@@ -71,7 +72,7 @@ fn failed(what: &str, error: &std::io::Error) -> Error {
     Error::unavailable(format!("{what}: {error}"))
 }
 
-fn serve(config: &Config) -> Result<(), Error> {
+fn serve(config: &Config, check: Check) -> Result<(), Error> {
     raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -79,14 +80,17 @@ fn serve(config: &Config) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(|e| failed("the threads of the control plane cannot be started", &e))?;
-    runtime.block_on(serve_async(config))
+    runtime.block_on(serve_async(config, check))
 }
 
 /// As many descriptors as this process may have: a host queue is one, a file volume is one.
 fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
-        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
             tracing::warn!(%error, "the limit of open files stays as it is");
         }
@@ -103,24 +107,36 @@ struct Running {
     world: World,
 }
 
-async fn serve_async(config: &Config) -> Result<(), Error> {
+async fn serve_async(config: &Config, check: Check) -> Result<(), Error> {
     // Kept to the end: the directory is removed with it.
-    let demo = if config.demo { Some(crate::demo::Place::make()?) } else { None };
+    let demo = if config.demo {
+        Some(crate::demo::Place::make()?)
+    } else {
+        None
+    };
     let (state_dir, key_file) = match &demo {
         Some(place) => (place.state_dir(), place.key_file()),
         None => (config.state_dir.clone(), config.key_file.clone()),
     };
     let stop = stop_signal()?;
-    let Running { service, router, tls, listeners, world } =
-        start(config, state_dir, &key_file).await?;
-    let addresses: Vec<_> = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
+    let Running {
+        service,
+        router,
+        tls,
+        listeners,
+        world,
+    } = start(config, state_dir, &key_file).await?;
+    let addresses: Vec<_> = listeners
+        .iter()
+        .filter_map(|l| l.local_addr().ok())
+        .collect();
     let serving = listen::serve(listeners, tls, router, stop);
     if demo.is_some() {
         let dispatch = Dispatch::new(Arc::new(service.clone()));
         tokio::select! {
             // Ctrl-C in the middle of the demo ends it; its own failure ends the program.
             () = serving => {}
-            failed = crate::demo::run(dispatch, addresses, service.clone()) => failed?,
+            failed = crate::demo::run(dispatch, addresses, service.clone(), check) => failed?,
         }
     } else {
         serving.await;
@@ -155,7 +171,9 @@ async fn start(config: &Config, state_dir: PathBuf, key_file: &Path) -> Result<R
     };
     let handlers = drivers::platform(&config.platform, &world)?;
     let service = Service::start(Start {
-        settings: Settings { legacy_names: config.legacy_names },
+        settings: Settings {
+            legacy_names: config.legacy_names,
+        },
         keys,
         handlers,
         writer,
@@ -167,13 +185,21 @@ async fn start(config: &Config, state_dir: PathBuf, key_file: &Path) -> Result<R
     let (router, health) = http::app(Dispatch::new(Arc::new(service.clone())), more);
     tokio::spawn(operations::tell_health(service.clone(), health));
     let shown = |listener: &TcpListener| {
-        listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string())
+        listener
+            .local_addr()
+            .map_or_else(|_| String::new(), |address| address.to_string())
     };
     let io_engine = operations::io_engine(&world.reactors);
     let (grpc_addr, http_addr) = (shown(&grpc), shown(&web));
     let state = state_dir.display().to_string();
     tracing::info!(grpc_addr, http_addr, state, io_engine, "opi serves");
-    Ok(Running { service, router, tls, listeners: vec![grpc, web], world })
+    Ok(Running {
+        service,
+        router,
+        tls,
+        listeners: vec![grpc, web],
+        world,
+    })
 }
 
 fn reactors(config: &Config) -> Result<Reactors, Error> {

@@ -22,7 +22,11 @@ struct Shared {
 
 /// How reactors wait, in a word.
 pub(super) fn io_engine(reactors: &Reactors) -> &'static str {
-    if reactors.backend() == Backend::Epoll { "epoll" } else { "uring" }
+    if reactors.backend() == Backend::Epoll {
+        "epoll"
+    } else {
+        "uring"
+    }
 }
 
 /// The routes.
@@ -50,7 +54,11 @@ async fn ready(State(shared): State<Shared>) -> Response {
 async fn scrape(State(shared): State<Shared>) -> Response {
     let rows = shared.service.read(|catalogue| Ok(rows(catalogue))).await;
     let Ok(rows) = rows else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down\n").into_response();
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the server is shutting down\n",
+        )
+            .into_response();
     };
     let process = Process {
         version: env!("CARGO_PKG_VERSION"),
@@ -66,7 +74,9 @@ async fn scrape(State(shared): State<Shared>) -> Response {
 fn rows(catalogue: &Catalogue) -> Vec<Row> {
     let mut names: Vec<_> = catalogue.names(None).collect();
     names.sort();
-    let sights = names.into_iter().filter_map(|name| catalogue.sight(name.as_str()).ok());
+    let sights = names
+        .into_iter()
+        .filter_map(|name| catalogue.sight(name.as_str()).ok());
     sights.map(row).collect()
 }
 
@@ -77,8 +87,15 @@ fn row(sight: Sight) -> Row {
         Condition::Pending => Health::Offline("pending".to_owned()),
         Condition::Deleting => Health::Offline("deleting".to_owned()),
     };
-    let observed = Observed { health, stats: sight.stats };
-    Row { kind: &sight.name.kind().collection, name: sight.name.to_string(), observed }
+    let observed = Observed {
+        health,
+        stats: sight.stats,
+    };
+    Row {
+        kind: &sight.name.kind().collection,
+        name: sight.name.to_string(),
+        observed,
+    }
 }
 
 /// Says SERVING for the whole server and for each of its services once everything is back.
@@ -87,6 +104,8 @@ pub(super) async fn tell_health(service: Service, reporter: HealthReporter) {
     let serving = tonic_health::ServingStatus::Serving;
     reporter.set_service_status("", serving).await;
     for method in api::kinds::methods() {
-        reporter.set_service_status(method.service.as_str(), serving).await;
+        reporter
+            .set_service_status(method.service.as_str(), serving)
+            .await;
     }
 }

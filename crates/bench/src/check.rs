@@ -1,7 +1,6 @@
-//! The demo's check: writes the disk over NVMe/TCP as a host does, and reads it back.
+//! A short check of a disk: writes its beginning over NVMe/TCP as a host does, and reads it back.
 
-use api::Error;
-use bench::host::{HostError, Options, Session};
+use crate::host::{HostError, Options, Session};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,11 +12,12 @@ const CHECK_BYTES: usize = 64 << 20;
 const STEP_BYTES: usize = 128 << 10;
 
 /// What was checked.
-pub(super) struct Checked {
+#[derive(Clone, Copy, Debug)]
+pub struct Checked {
     /// MiB written, and as many read.
-    pub(super) mib: usize,
+    pub mib: usize,
     /// How long both took.
-    pub(super) seconds: f64,
+    pub seconds: f64,
 }
 
 /// What block `index` holds: its own number and a mix of it, so that a block in the wrong place or
@@ -29,23 +29,26 @@ fn fill(step: u64, bytes: &mut [u8]) {
     }
 }
 
-fn failed(error: &HostError) -> Error {
-    Error::internal(format!("the check of the demo disk: {error}"))
-}
-
-/// Writes and reads, with a progress bar on a terminal.
-pub(super) fn round_trip(address: SocketAddr, nqn: &str) -> Result<Checked, Error> {
-    let nqn = Nqn::parse(nqn).map_err(|e| Error::internal(e.to_string()))?;
+/// Writes and reads the first 64 MiB of namespace 1, with a progress bar on a terminal, and leaves
+/// zeroes there. Meant for a disk that nobody uses yet.
+///
+/// # Errors
+/// Why the host could not do its work, or where what it read was not what it wrote.
+pub fn check(address: SocketAddr, nqn: &str) -> Result<Checked, HostError> {
+    let nqn = Nqn::parse(nqn).map_err(|e| HostError::Invalid(e.to_string()))?;
     let began = Instant::now();
-    let mut session = Session::connect(address, &nqn, Options::default()).map_err(|e| failed(&e))?;
+    let mut session = Session::connect(address, &nqn, Options::default())?;
     let checked = exchange(&mut session);
-    let closed = session.close().map_err(|e| failed(&e));
+    let closed = session.close();
     checked.and(closed)?;
-    Ok(Checked { mib: CHECK_BYTES >> 20, seconds: began.elapsed().as_secs_f64() })
+    Ok(Checked {
+        mib: CHECK_BYTES >> 20,
+        seconds: began.elapsed().as_secs_f64(),
+    })
 }
 
-fn exchange(session: &mut Session) -> Result<(), Error> {
-    let namespace = session.namespace(1).map_err(|e| failed(&e))?;
+fn exchange(session: &mut Session) -> Result<(), HostError> {
+    let namespace = session.namespace(1)?;
     let blocks = (STEP_BYTES / namespace.stride()) as u64;
     let steps = (CHECK_BYTES / STEP_BYTES) as u64;
     let bar = bar(2 * steps);
@@ -53,17 +56,19 @@ fn exchange(session: &mut Session) -> Result<(), Error> {
     bar.set_message("writing");
     for step in 0..steps {
         fill(step, &mut wanted);
-        session.write(&namespace, step * blocks, &wanted).map_err(|e| failed(&e))?;
+        session.write(&namespace, step * blocks, &wanted)?;
         bar.inc(1);
     }
-    session.flush(&namespace).map_err(|e| failed(&e))?;
+    session.flush(&namespace)?;
     bar.set_message("reading");
     for step in 0..steps {
-        let seen = session.read(&namespace, step * blocks, blocks as u32).map_err(|e| failed(&e))?;
+        let seen = session.read(&namespace, step * blocks, blocks as u32)?;
         fill(step, &mut wanted);
         if seen != wanted {
             let at = step * blocks;
-            return Err(Error::internal(format!("what was read at block {at} is not what was written")));
+            return Err(HostError::Protocol(format!(
+                "what was read at block {at} is not what was written"
+            )));
         }
         bar.inc(1);
     }
@@ -71,7 +76,7 @@ fn exchange(session: &mut Session) -> Result<(), Error> {
     // The demo disk starts empty: hosts must not take the pattern for a file system.
     for step in 0..steps {
         let zeroed = session.write_zeroes(&namespace, step * blocks, blocks as u32);
-        zeroed.map_err(|e| failed(&e))?;
+        zeroed?;
     }
     Ok(())
 }
@@ -96,6 +101,9 @@ mod tests {
         let (mut one, mut two) = ([0; 64], [0; 64]);
         fill(1, &mut one);
         fill(2, &mut two);
-        assert!(one.chunks(8).all(|word| two.chunks(8).all(|other| other != word)));
+        assert!(
+            one.chunks(8)
+                .all(|word| two.chunks(8).all(|other| other != word))
+        );
     }
 }
