@@ -18,6 +18,9 @@ use support::{
     HOST, NQN, OTHER_HOST, Site, code, controller_name, free_address, listen, namespace_name, shows,
 };
 
+/// Makes something wrong, or different.
+type Edit<'a, S> = &'a dyn Fn(&mut S);
+
 fn spec(nqn: &str) -> NvmeSubsystemSpec {
     NvmeSubsystemSpec {
         nqn: nqn.to_owned(),
@@ -67,7 +70,7 @@ fn a_wrong_subsystem_is_refused_naming_the_field() {
         wrong("nqn", &|spec| spec.nqn = NQN.into()),
         "ALREADY_EXISTS"
     );
-    let edits: [(&str, &dyn Fn(&mut NvmeSubsystemSpec)); 10] = [
+    let edits: [(&str, Edit<'_, NvmeSubsystemSpec>); 10] = [
         ("nqn", &|spec| spec.nqn = "not-an-nqn".into()),
         ("nqn", &|spec| spec.nqn.clear()),
         ("nqn", &|spec| spec.nqn.push_str(&"x".repeat(200))),
@@ -246,7 +249,7 @@ fn what_hosts_know_a_namespace_by_cannot_change() {
         "OK",
         "what it is already"
     );
-    let edits: [(&dyn Fn(&mut NvmeNamespaceSpec), &str); 5] = [
+    let edits: [(Edit<'_, NvmeNamespaceSpec>, &str); 5] = [
         (
             &|spec: &mut NvmeNamespaceSpec| spec.host_nsid = 2,
             "host_nsid",
@@ -266,10 +269,8 @@ fn what_hosts_know_a_namespace_by_cannot_change() {
     }
 }
 
-type Edit<'a> = &'a dyn Fn(&mut NvmeControllerSpec);
-
 /// Creates a controller with one thing wrong, and gives the code of the error about it.
-fn wrong_controller(site: &Site, field: &str, edit: Edit<'_>) -> &'static str {
+fn wrong_controller(site: &Site, field: &str, edit: Edit<'_, NvmeControllerSpec>) -> &'static str {
     let mut spec = listen(free_address("127.0.0.1"));
     edit(&mut spec);
     let (code, at, message) = code(site.controller_with("s/c", spec));
@@ -300,7 +301,7 @@ fn a_controller_at_a_wrong_address_is_refused_naming_the_field() {
         assert_eq!(code, "UNIMPLEMENTED");
     }
     let pcie = || Some(Endpoint::PcieId(PciEndpoint::default()));
-    let edits: [(&str, Edit<'_>); 9] = [
+    let edits: [(&str, Edit<'_, NvmeControllerSpec>); 9] = [
         ("trtype", &|spec| spec.trtype = 0),
         ("fabrics_id", &|spec| spec.endpoint = None),
         ("pcie_id", &|spec| spec.endpoint = pcie()),
@@ -332,7 +333,7 @@ fn a_controller_with_wrong_limits_is_refused_naming_the_field() {
         rd_iops_kiops: 1,
         ..QosLimit::default()
     };
-    let edits: [(&str, Edit<'_>); 8] = [
+    let edits: [(&str, Edit<'_, NvmeControllerSpec>); 8] = [
         ("max_nsq", &|spec| spec.max_nsq = -1),
         ("max_ncq", &|spec| spec.max_ncq = i32::MIN),
         ("sqes", &|spec| spec.sqes = 5),
