@@ -218,31 +218,31 @@ fn target(call: &Call) -> &ResourceName {
 
 async fn perform(handlers: Arc<Handlers>, call: Call) -> Result<Vec<u8>> {
     let handler = handlers.of(&target(&call).kind().collection)?;
-    let result = match call {
+    let name = target(&call).clone();
+    let done = match call {
         Call::Create {
             name,
             replay,
             bases,
             spec,
-        } => handler
-            .create(job(&handlers, name.clone(), replay, bases), spec)
-            .await
-            .map_err(|e| about(e, &name)),
+        } => {
+            handler
+                .create(job(&handlers, name, replay, bases), spec)
+                .await
+        }
         Call::Update {
             name,
             bases,
             old,
             new,
-        } => handler
-            .update(job(&handlers, name.clone(), false, bases), old, new)
-            .await
-            .map_err(|e| about(e, &name)),
-        Call::Delete { name } => {
-            let gone = handler.delete(name.clone()).await;
-            gone.map(|()| Vec::new()).map_err(|e| about(e, &name))
+        } => {
+            handler
+                .update(job(&handlers, name, false, bases), old, new)
+                .await
         }
+        Call::Delete { name } => handler.delete(name).await.map(|()| Vec::new()),
     };
-    result
+    done.map_err(|e| about(e, &name))
 }
 
 fn about(error: Error, name: &ResourceName) -> Error {
