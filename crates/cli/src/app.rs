@@ -3,7 +3,9 @@
 use api::comments;
 use api::kinds::{self, Kind, Verb};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, ValueHint, value_parser};
+use std::cell::RefCell;
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 
 use crate::client::{Client, PAGE_SIZE, Target};
@@ -402,24 +404,27 @@ pub fn rewrite(mut args: Vec<OsString>) -> Result<Vec<OsString>> {
     Ok(args)
 }
 
-/// Runs one of [`commands`]. `root` is the whole program, for its manual and completions.
+/// Runs one of [`commands`]. `root` is the whole program, for its manual and
+/// completions; the result goes to `out`.
 ///
 /// # Errors
 /// The command failed; the failure says why and with which exit code.
-pub fn run(root: &Command, verb: &str, matches: &ArgMatches) -> Result<()> {
-    if pages::run(root, verb, matches)? {
+pub fn run(root: &Command, verb: &str, matches: &ArgMatches, out: &mut dyn Write) -> Result<()> {
+    if pages::run(root, verb, matches, out)? {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::new(format!("cannot start: {e}")))?;
+    let out = RefCell::new(out);
     runtime.block_on(async {
         let target = target(matches);
         let format = matches.get_one::<Format>("output").copied();
         let cx = verbs::Cx {
             target: &target,
             format,
+            out: &out,
         };
         match verb {
             "apply" => verbs::apply(&cx, matches).await,

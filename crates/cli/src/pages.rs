@@ -1,6 +1,7 @@
 //! Completions, manual pages, and errors of usage in one line.
 
 use clap::{Arg, ArgMatches, Command, ValueHint, value_parser};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Result};
@@ -34,32 +35,37 @@ pub(crate) fn commands() -> [Command; 2] {
 ///
 /// # Errors
 /// Something cannot be written.
-pub(crate) fn run(root: &Command, verb: &str, matches: &ArgMatches) -> Result<bool> {
+pub(crate) fn run(
+    root: &Command,
+    verb: &str,
+    matches: &ArgMatches,
+    out: &mut dyn Write,
+) -> Result<bool> {
     match verb {
-        "completion" => completion(root, matches)?,
+        "completion" => completion(root, matches, out)?,
         "man" => match matches.get_one::<PathBuf>("dir") {
             Some(dir) => pages(root, dir)?,
-            None => page(root)?,
+            None => page(root, out)?,
         },
         _ => return Ok(false),
     }
     Ok(true)
 }
 
-fn completion(root: &Command, matches: &ArgMatches) -> Result<()> {
+fn completion(root: &Command, matches: &ArgMatches, out: &mut dyn Write) -> Result<()> {
     let Some(shell) = matches.get_one::<clap_complete::Shell>("shell") else {
         return Ok(());
     };
     let mut script = Vec::new();
     clap_complete::generate(*shell, &mut root.clone(), root.get_name(), &mut script);
-    output::print(&String::from_utf8_lossy(&script))
+    output::print(out, &String::from_utf8_lossy(&script))
 }
 
-fn page(root: &Command) -> Result<()> {
+fn page(root: &Command, out: &mut dyn Write) -> Result<()> {
     let mut text = Vec::new();
     let written = clap_mangen::Man::new(root.clone()).render(&mut text);
     written.map_err(|e| Failure::new(format!("cannot write the manual page: {e}")))?;
-    output::print(&String::from_utf8_lossy(&text))
+    output::print(out, &String::from_utf8_lossy(&text))
 }
 
 fn pages(root: &Command, dir: &Path) -> Result<()> {

@@ -278,10 +278,9 @@ impl Queue {
         let full = slot.write || done.data.len() == self.pattern.len();
         let good = status.is_success() && full;
         if !good {
-            let text = if full {
-                status.to_string()
-            } else {
-                "fewer data than asked for".to_owned()
+            let text = match status.is_success() {
+                true => "fewer data than asked for".to_owned(),
+                false => status.to_string(),
             };
             *tally.errors.entry(text).or_default() += 1;
         } else if round.stage == Stage::Load && round.now >= round.count_from {

@@ -8,7 +8,7 @@ use api::kinds::Kind;
 use prost_reflect::{DynamicMessage, SerializeOptions};
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 
 use crate::client::name_of;
 use crate::failure::{Failure, Result};
@@ -115,12 +115,11 @@ pub(crate) fn document(message: &DynamicMessage, format: Option<Format>) -> Resu
     }
 }
 
-/// Writes to the standard output. A reader that went away (`| head`) is no failure.
+/// Writes and flushes. A reader that went away (`| head`) is no failure.
 ///
 /// # Errors
 /// The output cannot be written, as on a full disk.
-pub(crate) fn print(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
+pub(crate) fn print(out: &mut dyn Write, text: &str) -> Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::new(format!("cannot write the output: {e}")))

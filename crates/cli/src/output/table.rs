@@ -133,9 +133,7 @@ pub(super) fn resources(kind: &Kind, resources: &[DynamicMessage], wide: bool) -
         }
         table.row(cells);
     }
-    if !wide {
-        table.drop_empty_columns();
-    }
+    table.drop_empty_columns();
     table.text()
 }
 

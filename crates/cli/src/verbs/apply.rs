@@ -28,9 +28,9 @@ pub(crate) async fn apply(cx: &Cx<'_>, matches: &ArgMatches) -> Result<()> {
         match cx.format {
             Some(format @ (Format::Json | Format::Yaml)) => {
                 if format == Format::Yaml {
-                    output::print("---\n")?;
+                    cx.print("---\n")?;
                 }
-                output::print(&output::one(document.kind(), &resource, format)?)?;
+                cx.print(&output::one(document.kind(), &resource, format)?)?;
             }
             _ => said(cx, document.name.as_str(), what)?,
         }

@@ -241,7 +241,7 @@ pub(crate) async fn custom(
 /// Shows a resource that was changed: in full if a format is asked for, else what happened.
 fn changed(cx: &Cx<'_>, kind: &Kind, resource: &DynamicMessage, what: &str) -> Result<()> {
     match cx.format {
-        Some(format) => output::print(&output::one(kind, resource, format)?),
+        Some(format) => cx.print(&output::one(kind, resource, format)?),
         None => said(cx, &client::name_of(resource), what),
     }
 }
@@ -249,8 +249,8 @@ fn changed(cx: &Cx<'_>, kind: &Kind, resource: &DynamicMessage, what: &str) -> R
 /// Says what happened to a resource; with `-o name` its name alone, with a document nothing.
 pub(super) fn said(cx: &Cx<'_>, name: &str, what: &str) -> Result<()> {
     match cx.format {
-        Some(output::Format::Name) => output::print(&format!("{name}\n")),
+        Some(output::Format::Name) => cx.print(&format!("{name}\n")),
         Some(output::Format::Json | output::Format::Yaml) => Ok(()),
-        _ => output::print(&format!("{name} {what}\n")),
+        _ => cx.print(&format!("{name} {what}\n")),
     }
 }

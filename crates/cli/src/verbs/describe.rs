@@ -36,7 +36,7 @@ pub(crate) async fn describe(
             resource: &resource,
             observation: seen.as_ref(),
         };
-        return output::print(&match cx.format {
+        return cx.print(&match cx.format {
             Some(Format::Json) => output::json(&both)?,
             _ => output::yaml(&both)?,
         });
@@ -48,7 +48,7 @@ pub(crate) async fn describe(
     if let Some(seen) = &seen {
         observed(&mut text, seen)?;
     }
-    output::print(&text)
+    cx.print(&text)
 }
 
 /// A resource and what is known about it, as one document.
@@ -167,7 +167,7 @@ pub(crate) async fn stats(
             .get_many::<String>("name")
             .is_some_and(|n| n.len() > 1);
         if several && !matches!(cx.format, Some(Format::Json | Format::Yaml)) {
-            output::print(&format!("{}{name}\n", if i > 0 { "\n" } else { "" }))?;
+            cx.print(&format!("{}{name}\n", if i > 0 { "\n" } else { "" }))?;
         }
         let text = match observe::get(client, &name).await? {
             Some(seen) => {
@@ -182,7 +182,7 @@ pub(crate) async fn stats(
                 output::document(&answer, cx.format)?.unwrap_or_else(table)
             }
         };
-        output::print(&text)?;
+        cx.print(&text)?;
     }
     Ok(())
 }

@@ -96,7 +96,7 @@ pub(super) async fn watch(
                 seen.reason
             ),
         };
-        output::print(&text)?;
+        cx.print(&text)?;
     }
     Err(Failure::new("the server ended the watch"))
 }
@@ -111,7 +111,7 @@ pub(super) fn print_list(cx: &Cx<'_>, found: &[Observation]) -> Result<()> {
         next_page_token: String::new(),
     };
     let message = dynamic(method(LIST)?.descriptor.output(), &answer);
-    output::print(&output::document(&message, cx.format)?.unwrap_or_default())
+    cx.print(&output::document(&message, cx.format)?.unwrap_or_default())
 }
 
 /// An observation as it travels, for documents.
@@ -157,7 +157,11 @@ pub(super) fn stats_table(seen: &Observation) -> Table {
         let op = op.clone().unwrap_or_default();
         let latency = op.latency.clone().unwrap_or_default();
         let timed: u64 = latency.buckets.iter().map(|b| b.count).sum();
-        let show = |ns: u64| api::units::latency(ns);
+        // Faster than the clock can tell is not the same as nothing.
+        let show = |ns: u64| match (timed, ns) {
+            (1.., 0) => "0us".to_owned(),
+            _ => api::units::latency(ns),
+        };
         table.row([
             name.to_owned(),
             op.ops.to_string(),
@@ -201,12 +205,7 @@ pub(super) fn percentile(latency: &api::ext::v1::LatencyHistogram, part: f64) ->
         passed += bucket.count;
         if total > 0 && passed >= wanted {
             // The last bucket may reach further than anything measured.
-            let most = if latency.max_ns > 0 {
-                latency.max_ns
-            } else {
-                u64::MAX
-            };
-            return bucket.upper_bound_ns.min(most);
+            return bucket.upper_bound_ns.min(latency.max_ns);
         }
     }
     0

@@ -41,7 +41,7 @@ pub(crate) async fn get(
         [resource] => output::one(kind, resource, format)?,
         _ => output::many(kind, &found, format)?,
     };
-    output::print(&text)?;
+    cx.print(&text)?;
     if matches.get_flag("watch") {
         let names = found.iter().map(name_of).collect();
         observe::watch(cx, client, kind, names).await?;
@@ -67,7 +67,7 @@ pub(crate) async fn list(
         None => None,
     };
     let found = everything(client, kind, parent.as_deref(), page_size, limit).await?;
-    output::print(&output::many(kind, &found, format)?)?;
+    cx.print(&output::many(kind, &found, format)?)?;
     if matches.get_flag("watch") {
         observe::watch(cx, client, kind, Vec::new()).await?;
     }
@@ -115,7 +115,7 @@ pub(crate) async fn all(cx: &Cx<'_>, client: &Client) -> Result<()> {
     }
     if cx.format == Some(Format::Name) {
         let names: String = found.iter().map(|o| format!("{}\n", o.name)).collect();
-        return output::print(&names);
+        return cx.print(&names);
     }
     let columns = ["NAME", "STATE", "USED-BY", "REASON"];
     let mut table = Table::new(columns.map(|c| (c, Align::Left)));
@@ -129,9 +129,9 @@ pub(crate) async fn all(cx: &Cx<'_>, client: &Client) -> Result<()> {
         ]);
     }
     if table.is_empty() {
-        return output::print("no resources\n");
+        return cx.print("no resources\n");
     }
-    output::print(&table.text())
+    cx.print(&table.text())
 }
 
 /// `opi get inventory`: the machine that the server runs on.
@@ -143,5 +143,5 @@ pub(crate) async fn inventory(cx: &Cx<'_>, client: &Client) -> Result<()> {
     let answer = client.call(method, named(method, INVENTORY_NAME)).await?;
     let format = cx.format.unwrap_or(Format::Yaml);
     let text = output::document(&answer, Some(format))?;
-    output::print(&text.unwrap_or(output::yaml(&output::Shown(&answer))?))
+    cx.print(&text.unwrap_or(output::yaml(&output::Shown(&answer))?))
 }

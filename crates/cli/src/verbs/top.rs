@@ -50,7 +50,7 @@ pub(crate) async fn top(cx: &Cx<'_>, matches: &ArgMatches) -> Result<()> {
         let now = (Instant::now(), observe::list(&client, collection).await?);
         let rates = rates(&before.1, &now.1, now.0.duration_since(before.0));
         let heading = format!("{}, rates over the last {interval:?}", client.addr());
-        output::print(&text(cx, &rates, &heading, once)?)?;
+        cx.print(&text(cx, &rates, &heading, once)?)?;
         if once {
             return Ok(());
         }
@@ -137,7 +137,11 @@ fn rate(old: Option<&Observation>, seen: &Observation, time: Duration) -> Rate {
     let failed = |op: &Option<OpStats>| op.as_ref().map_or(0, observe::errors);
     // Counters start again at zero when a resource is made anew.
     let per_second = |new: u64, old: u64| new.saturating_sub(old) as f64 / seconds;
-    let mut latency = LatencyHistogram::default();
+    // How long the longest took since the last look is not known, so buckets end at their bounds.
+    let mut latency = LatencyHistogram {
+        max_ns: u64::MAX,
+        ..Default::default()
+    };
     for (new, old) in [(&stats.read, &old.read), (&stats.write, &old.write)] {
         add_difference(&mut latency, new.as_ref(), old.as_ref());
     }
