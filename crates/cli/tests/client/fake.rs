@@ -1,0 +1,265 @@
+//! An OPI server in memory: it keeps what it is given, in pages of two.
+
+use api::codec::DynamicCodec;
+use api::ext::v1::{
+    GetObservationRequest, IoStats, LatencyHistogram, ListObservationsRequest,
+    ListObservationsResponse, Observation, OpStats, State, latency_histogram::Bucket,
+};
+use api::kinds::{Method, Verb, method_by_path};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message as _;
+use prost_reflect::{DynamicMessage, Value};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use tonic::{Request, Response, Status};
+
+/// Resources in one answer to a list, whatever was asked for.
+const PAGE: usize = 2;
+
+/// What the server keeps, and the methods that were called.
+#[derive(Default)]
+struct Kept {
+    resources: BTreeMap<String, DynamicMessage>,
+    calls: Vec<String>,
+    looks: u64,
+}
+
+/// A server on a port of its own.
+pub(crate) struct Fake {
+    address: SocketAddr,
+    kept: Arc<Mutex<Kept>>,
+}
+
+impl Fake {
+    /// Starts one on a thread of its own, which ends with the test program.
+    pub(crate) fn start() -> Self {
+        let kept = Arc::new(Mutex::new(Kept::default()));
+        let of_thread = Arc::clone(&kept);
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.unwrap().block_on(async move {
+                let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+                let listener = listener.unwrap();
+                send.send(listener.local_addr().unwrap()).unwrap();
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    let kept = Arc::clone(&of_thread);
+                    tokio::spawn(async move {
+                        let service = service_fn(move |request| serve(Arc::clone(&kept), request));
+                        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                            .serve_connection(TokioIo::new(stream), service)
+                            .await
+                    });
+                }
+            });
+        });
+        Self {
+            address: receive.recv().unwrap(),
+            kept,
+        }
+    }
+
+    /// Runs a command line against it.
+    pub(crate) fn opi(&self, line: &str) -> Result<String, (u8, String)> {
+        crate::opi(&format!("{line} --addr {}", self.address))
+    }
+
+    /// The names of the methods called since the last look.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.kept.lock().unwrap().calls)
+    }
+
+    /// A resource as JSON.
+    pub(crate) fn json(&self, name: &str) -> serde_json::Value {
+        serde_json::to_value(&self.kept.lock().unwrap().resources[name]).unwrap()
+    }
+}
+
+async fn serve(
+    kept: Arc<Mutex<Kept>>,
+    request: hyper::Request<Incoming>,
+) -> Result<hyper::Response<tonic::body::Body>, Infallible> {
+    let method = method_by_path(request.uri().path()).expect("the client knows the methods");
+    let handler = tower::service_fn(move |request: Request<DynamicMessage>| {
+        let answer = answer(&mut kept.lock().unwrap(), method, &request.into_inner());
+        std::future::ready(answer.map(Response::new))
+    });
+    let mut grpc = tonic::server::Grpc::new(DynamicCodec::new(method.descriptor.input()));
+    Ok(grpc.unary(handler, request).await)
+}
+
+fn text(message: &DynamicMessage, field: Option<&prost_reflect::FieldDescriptor>) -> String {
+    let value = field.map(|f| message.get_field(f).into_owned());
+    value
+        .and_then(|v| v.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+fn answer(
+    kept: &mut Kept,
+    method: &'static Method,
+    request: &DynamicMessage,
+) -> Result<DynamicMessage, Status> {
+    kept.calls.push(method.descriptor.name().to_owned());
+    let Some(kind) = method.kind() else {
+        return other(kept, method, request);
+    };
+    let name = text(request, method.fields.name.as_ref());
+    let missing = || Status::not_found(format!("{name} does not exist"));
+    match method.verb {
+        Verb::Create => {
+            let field = method.fields.resource.as_ref().unwrap();
+            let mut resource = request.get_field(field).as_message().unwrap().clone();
+            let parent = text(request, method.fields.parent.as_ref());
+            let slash = if parent.is_empty() { "" } else { "/" };
+            let id = match text(request, method.fields.id.as_ref()) {
+                id if id.is_empty() => "made-up".to_owned(),
+                id => id,
+            };
+            let name = format!("{parent}{slash}{}/{id}", kind.collection);
+            resource.set_field_by_name("name", Value::String(name.clone()));
+            kept.resources.insert(name, resource.clone());
+            Ok(resource)
+        }
+        Verb::Get => kept.resources.get(&name).cloned().ok_or_else(missing),
+        Verb::Update => {
+            let field = method.fields.resource.as_ref().unwrap();
+            let new = request.get_field(field).as_message().unwrap().clone();
+            let name = new
+                .get_field_by_name("name")
+                .unwrap()
+                .as_str()
+                .unwrap()
+                .to_owned();
+            let mask = request
+                .get_field(method.fields.mask.as_ref().unwrap())
+                .into_owned();
+            let mask: prost_types::FieldMask = mask.as_message().unwrap().transcode_to().unwrap();
+            kept.calls.push(mask.paths.join(","));
+            let old = kept.resources.get_mut(&name);
+            let old = old.ok_or_else(|| Status::not_found(format!("{name} does not exist")))?;
+            let mask = api::mask::Mask::parse(&mask.paths, &kind.message, "update_mask").unwrap();
+            mask.apply(&new, old);
+            Ok(old.clone())
+        }
+        Verb::Delete => {
+            let gone = kept.resources.remove(&name).is_some();
+            let missing_ok = method.fields.allow_missing.as_ref();
+            let allowed = missing_ok.is_some_and(|f| request.get_field(f).as_bool() == Some(true));
+            if gone || allowed {
+                Ok(empty(method))
+            } else {
+                Err(missing())
+            }
+        }
+        Verb::List => Ok(list(kept, method, request)),
+        _ => Err(Status::unimplemented(format!(
+            "no {}",
+            method.descriptor.name()
+        ))),
+    }
+}
+
+fn empty(method: &Method) -> DynamicMessage {
+    DynamicMessage::new(method.descriptor.output())
+}
+
+fn list(kept: &Kept, method: &'static Method, request: &DynamicMessage) -> DynamicMessage {
+    let kind = method.kind().unwrap();
+    let parent = text(request, method.fields.parent.as_ref());
+    let inside = |name: &str| {
+        let name = api::names::ResourceName::parse(name, "name").unwrap();
+        let below =
+            kind.parent().is_none() || name.parent().is_some_and(|p| p.to_string() == parent);
+        *name.kind() == *kind && below
+    };
+    let all: Vec<&DynamicMessage> = kept
+        .resources
+        .iter()
+        .filter(|(n, _)| inside(n))
+        .map(|(_, r)| r)
+        .collect();
+    let from: usize = text(request, method.fields.page_token.as_ref())
+        .parse()
+        .unwrap_or(0);
+    let page = all
+        .iter()
+        .skip(from)
+        .take(PAGE)
+        .map(|r| Value::Message((*r).clone()))
+        .collect();
+    let mut answer = empty(method);
+    answer.set_field(method.fields.items.as_ref().unwrap(), Value::List(page));
+    if from + PAGE < all.len() {
+        let token = Value::String((from + PAGE).to_string());
+        answer.set_field(method.fields.next_page_token.as_ref().unwrap(), token);
+    }
+    answer
+}
+
+fn other(
+    kept: &mut Kept,
+    method: &Method,
+    request: &DynamicMessage,
+) -> Result<DynamicMessage, Status> {
+    let encode = |bytes: Vec<u8>| DynamicMessage::decode(method.descriptor.output(), &bytes[..]);
+    match method.descriptor.name() {
+        "GetObservation" => {
+            let request: GetObservationRequest = request.transcode_to().unwrap();
+            if !kept.resources.contains_key(&request.name) {
+                return Err(Status::not_found(format!(
+                    "{} does not exist",
+                    request.name
+                )));
+            }
+            Ok(encode(observation(&request.name, 100).encode_to_vec()).unwrap())
+        }
+        "ListObservations" => {
+            let request: ListObservationsRequest = request.transcode_to().unwrap();
+            kept.looks += 1000;
+            let names = kept.resources.keys().filter(|n| n.contains(&request.kind));
+            let observations = names.map(|n| observation(n, kept.looks)).collect();
+            let answer = ListObservationsResponse {
+                observations,
+                ..Default::default()
+            };
+            Ok(encode(answer.encode_to_vec()).unwrap())
+        }
+        name => Err(Status::unimplemented(format!("no {name}"))),
+    }
+}
+
+fn observation(name: &str, reads: u64) -> Observation {
+    let latency = LatencyHistogram {
+        buckets: vec![Bucket {
+            upper_bound_ns: 2000,
+            count: reads,
+        }],
+        sum_ns: reads * 1500,
+        min_ns: 1000,
+        max_ns: 2000,
+    };
+    let read = OpStats {
+        ops: reads,
+        bytes: reads * 4096,
+        latency: Some(latency),
+        ..Default::default()
+    };
+    Observation {
+        name: name.to_owned(),
+        state: State::Ready.into(),
+        stats: Some(IoStats {
+            read: Some(read),
+            ..Default::default()
+        }),
+        users: vec!["nvmeSubsystems/s/nvmeNamespaces/n".to_owned()],
+        ..Default::default()
+    }
+}
