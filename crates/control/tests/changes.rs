@@ -74,6 +74,7 @@ fn a_bad_id_and_a_missing_field_are_named() {
     );
     let error = refused(bench.change(create("", "m", &MallocVolume::default())));
     assert_eq!(error.field.as_deref(), Some("malloc_volume.block_size"));
+    assert_eq!(error.message, "malloc_volume.block_size: is required");
     assert!(bench.names().is_empty() && bench.store.names().0.is_empty());
 }
 

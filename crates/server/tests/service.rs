@@ -132,6 +132,20 @@ async fn requests_are_checked_and_what_nobody_serves_says_so() {
         (error.code, error.field.as_deref()),
         (Code::InvalidArgument, Some("malloc_volume"))
     );
+    let request = storage::CreateMallocVolumeRequest {
+        malloc_volume: Some(storage::MallocVolume {
+            block_size: 100,
+            ..malloc()
+        }),
+        malloc_volume_id: String::new(),
+    };
+    let error = server
+        .call::<_, ()>("MallocVolumeService/CreateMallocVolume", &request)
+        .await;
+    assert_eq!(
+        error.unwrap_err().field.as_deref(),
+        Some("malloc_volume.block_size")
+    );
     let request = storage::ListQosVolumesRequest::default();
     let error = server
         .call::<_, ()>("MiddleendQosVolumeService/ListQosVolumes", &request)

@@ -338,12 +338,22 @@ fn resource_field(kind: &Kind) -> &str {
     field.map_or("resource", |f| f.name())
 }
 
-/// The same error, with its field seen from the request.
+/// The same error, with its field seen from the request, as handlers name it already.
 fn inside(kind: &Kind, mut error: Error) -> Error {
-    if let Some(field) = &mut error.field
-        && field != "parent"
-    {
-        *field = format!("{}.{field}", resource_field(kind));
+    let resource = resource_field(kind);
+    let Some(field) = error.field.take() else {
+        return error;
+    };
+    let seen = field
+        .strip_prefix(resource)
+        .is_some_and(|rest| rest.starts_with('.'));
+    if seen || field == "parent" {
+        return error.at(field);
     }
-    error
+    let whole = format!("{resource}.{field}");
+    // Messages lead with the field they are about, and must name the same one.
+    if let Some(rest) = error.message.strip_prefix(&format!("{field}: ")) {
+        error.message = format!("{whole}: {rest}");
+    }
+    error.at(whole)
 }
