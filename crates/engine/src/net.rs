@@ -6,9 +6,17 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
+
+/// Silence after which the kernel asks whether the peer is still there, how often it asks again,
+/// and how many answers may be missing: a host that vanished without a word, and whose protocol
+/// has no keep-alive on, is found out after two minutes.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_COUNT: u32 = 6;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -104,6 +112,10 @@ pub struct Stream {
 impl Stream {
     fn new(fd: OwnedFd) -> io::Result<Self> {
         sockopt::set_tcp_nodelay(&fd, true)?;
+        sockopt::set_socket_keepalive(&fd, true)?;
+        sockopt::set_tcp_keepidle(&fd, KEEPALIVE_IDLE)?;
+        sockopt::set_tcp_keepintvl(&fd, KEEPALIVE_INTERVAL)?;
+        sockopt::set_tcp_keepcnt(&fd, KEEPALIVE_COUNT)?;
         let gone = || io::Error::from(io::ErrorKind::NotConnected);
         let peer = address_of(net::getpeername(&fd)?.ok_or_else(gone)?)?;
         let local = address_of(net::getsockname(&fd)?)?;

@@ -196,6 +196,44 @@ fn identifiers_are_honoured_and_unique() {
 }
 
 #[test]
+fn wishes_at_the_same_time_never_get_the_same_identifiers() {
+    const CLIENTS: i32 = 8;
+    let site = Site::default();
+    site.subsystem("s", NQN);
+    let (mut nsids, mut cntlids, mut uuids) = (Vec::new(), Vec::new(), 0);
+    std::thread::scope(|scope| {
+        let site = &site;
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                scope.spawn(move || {
+                    let volume = Memory::numbered(client as u8 + 1, 8);
+                    let nsid = site.namespace(&format!("s/n{client}"), volume);
+                    let mut same = shows("mallocVolumes/m");
+                    same.uuid = "ab".repeat(16);
+                    let volume = Memory::numbered(client as u8 + 100, 8);
+                    let id = format!("s/u{client}");
+                    let won = site.namespace_with(&id, Some(volume), same, false).is_ok();
+                    let spec = listen(free_address("127.0.0.1"));
+                    let made = site.controller_with(&format!("s/c{client}"), spec).unwrap();
+                    (nsid, won, made.spec.unwrap().nvme_controller_id.unwrap())
+                })
+            })
+            .collect();
+        for client in clients {
+            let (nsid, won, cntlid) = client.join().unwrap();
+            nsids.push(nsid);
+            cntlids.push(cntlid);
+            uuids += usize::from(won);
+        }
+    });
+    nsids.sort_unstable();
+    nsids.dedup();
+    cntlids.sort_unstable();
+    let ranges: Vec<i32> = (0..CLIENTS).map(|client| client * 1024 + 1).collect();
+    assert_eq!((nsids.len(), uuids, cntlids), (CLIENTS as usize, 1, ranges));
+}
+
+#[test]
 fn a_namespace_shows_its_state_and_identifiers() {
     let site = Site::default();
     site.subsystem("s", NQN);

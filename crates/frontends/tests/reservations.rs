@@ -279,6 +279,36 @@ fn preempt_and_abort_waits_for_what_the_victim_has_under_way() {
 }
 
 #[test]
+fn a_fused_pair_that_waited_meets_the_reservation_taken_meanwhile() {
+    let Pair {
+        volume, io: [a, b], ..
+    } = &mut pair();
+    let rtype = ReservationType::WriteExclusive;
+    volume.hold(true);
+    let rw = Rw::new(0, 1);
+    let data = |byte| Payload::ToController(IoBuf::from_slice(&[byte; 4096]));
+    let sqe = |fuse, op| IoCmd { nsid: 1, fuse, op }.to_sqe();
+    // A write under way keeps the pair of the other host waiting.
+    let write = a.submit(sqe(Fuse::Normal, IoOp::Write(rw)), data(1));
+    assert!(!a.completes(write));
+    let first = b.submit(sqe(Fuse::First, IoOp::Compare(rw)), data(1));
+    let second = b.submit(sqe(Fuse::Second, IoOp::Write(rw)), data(2));
+    assert!(!b.completes(second));
+    assert_eq!(
+        acquire(a, AcquireAction::Acquire, rtype, 0xa, 0),
+        Status::SUCCESS
+    );
+    volume.hold(false);
+    assert_eq!(a.wait(write).cqe.status(), Status::SUCCESS);
+    assert_eq!(b.wait(first).cqe.status(), CONFLICT);
+    assert_eq!(
+        b.wait(second).cqe.status(),
+        Status::ABORTED_FAILED_FUSED.dnr()
+    );
+    assert!(volume.bytes()[..4096] == [1; 4096]);
+}
+
+#[test]
 fn reservations_that_persist_survive_a_restart_and_go_with_the_namespace() {
     let keep: Arc<MemoryKeep> = Arc::default();
     let rtype = ReservationType::ExclusiveAccess;

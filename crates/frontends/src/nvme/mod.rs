@@ -36,7 +36,7 @@ impl Install<World> for Type {
     fn install(&self, world: &World, handlers: &mut Handlers) -> Result<()> {
         let target = Target::new(world);
         handlers.add::<NvmeSubsystem>(handlers::SubsystemHandler(target.clone()))?;
-        handlers.add::<NvmeNamespace>(handlers::NamespaceHandler(target.clone()))?;
+        handlers.add::<NvmeNamespace>(handlers::NamespaceHandler::new(target.clone()))?;
         handlers.add::<NvmeController>(handlers::ControllerHandler(target))
     }
 }

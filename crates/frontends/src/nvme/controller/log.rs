@@ -2,7 +2,7 @@
 
 use super::{Controller, INVALID};
 use crate::nvme::{DATA_MAX, FIRMWARE};
-use blk::{Nanos, Op};
+use blk::{IoError, Nanos, Op};
 use wire::nvme::cmds::GetLog;
 use wire::nvme::log::{
     AnaGroup, AnaState, FirmwareSlots, LogId, ReservationNotification, Smart, ana,
@@ -107,7 +107,8 @@ impl Controller {
         let read = tally.op(Op::Read);
         let write = tally.op(Op::Write);
         let compare = tally.op(Op::Compare);
-        let media: u64 = tally.by_op.iter().map(|op| op.errors).sum();
+        let medium = IoError::Medium.index();
+        let media: u64 = tally.by_op.iter().map(|op| op.by_error[medium]).sum();
         let page = Smart {
             spare: SPARE_PERCENT,
             data_units_read: Smart::data_units(u128::from(read.bytes)),

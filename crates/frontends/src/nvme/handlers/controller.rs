@@ -1,7 +1,7 @@
 //! The handler of `NvmeController`: a TCP listener of a subsystem.
 
 use super::{exists, fixed, parent};
-use crate::nvme::target::{CNTLID_RANGE, Limits, Listener, QUEUES_MAX, Subsystem, Target};
+use crate::nvme::target::{CNTLID_RANGE, Limits, Listener, QUEUES_MAX, Subsystem, Target, Ways};
 use crate::nvme::tcp;
 use api::error::{Code, Error, Result};
 use api::handler::{Handler, Health, Job, Observed};
@@ -181,13 +181,9 @@ fn wished_cntlid(spec: &NvmeControllerSpec) -> Result<Option<u16>> {
 }
 
 /// A CNTLID that no other listener of the subsystem begins with.
-fn choose_cntlid(subsystem: &Subsystem, name: &str, wished: Option<u16>) -> Result<u16> {
-    let ways = subsystem.ways();
-    let others: Vec<&Arc<Listener>> = ways
-        .listeners
-        .values()
-        .filter(|other| other.name != name)
-        .collect();
+fn choose_cntlid(ways: &Ways, name: &str, wished: Option<u16>) -> Result<u16> {
+    let others = ways.listeners.values();
+    let others: Vec<&Arc<Listener>> = others.filter(|other| other.name != name).collect();
     if let Some(id) = wished {
         return match others.iter().find(|other| other.cntlid_first == id) {
             Some(other) => Err(exists(CNTLID, id, &other.name)),
@@ -239,8 +235,8 @@ impl ControllerHandler {
         port: Arc<tcp::Port>,
         limits: Limits,
     ) -> Result<Arc<Listener>> {
-        let cntlid = choose_cntlid(subsystem, name, wished_cntlid(spec)?)?;
         let mut ways = subsystem.ways();
+        let cntlid = choose_cntlid(&ways, name, wished_cntlid(spec)?)?;
         if let Some(other) = ways
             .listeners
             .values()
@@ -280,7 +276,7 @@ impl Handler<NvmeController> for ControllerHandler {
             .parent()
             .and_then(|parent| self.0.subsystem(parent.as_str()))
         {
-            Some(subsystem) => choose_cntlid(&subsystem, name.as_str(), wished).map(drop),
+            Some(subsystem) => choose_cntlid(&subsystem.ways(), name.as_str(), wished).map(drop),
             None => Ok(()),
         }
     }

@@ -12,7 +12,7 @@ use api::storage::v1::{NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus};
 use blk::{Identity, Subscriber, Volume};
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 const NSID: &str = "nvme_namespace.spec.host_nsid";
 const NGUID: &str = "nvme_namespace.spec.nguid";
@@ -23,7 +23,11 @@ const VOLUME: &str = "nvme_namespace.spec.volume_name_ref";
 const VOLUME_REF: &str = "spec.volume_name_ref";
 
 /// See the file's head.
-pub(crate) struct NamespaceHandler(pub(crate) Arc<Target>);
+pub(crate) struct NamespaceHandler {
+    target: Arc<Target>,
+    /// Namespaces are placed one at a time, so that two cannot take the same identifier.
+    placing: Mutex<()>,
+}
 
 /// 16 bytes as 32 hexadecimal digits, plain or with the hyphens of a UUID. Empty is all zeroes.
 fn parse_id(text: &str, field: &str) -> Result<[u8; 16]> {
@@ -174,9 +178,16 @@ fn check_change(old: &NvmeNamespaceSpec, new: &NvmeNamespaceSpec, shown: Identit
 }
 
 impl NamespaceHandler {
+    pub(crate) fn new(target: Arc<Target>) -> Self {
+        Self {
+            target,
+            placing: Mutex::new(()),
+        }
+    }
+
     /// All namespaces, each with whether it is in the given subsystem.
     fn all(&self, subsystem: &Arc<Subsystem>) -> Vec<(bool, Arc<Namespace>)> {
-        let directory = self.0.directory();
+        let directory = self.target.directory();
         let subsystems = directory.subsystems.values();
         let all = subsystems.flat_map(|one| {
             let own = Arc::ptr_eq(one, subsystem);
@@ -189,7 +200,7 @@ impl NamespaceHandler {
     }
 
     fn find(&self, name: &ResourceName) -> Option<(Arc<Subsystem>, Arc<Namespace>)> {
-        let subsystem = self.0.subsystem(name.parent()?.as_str())?;
+        let subsystem = self.target.subsystem(name.parent()?.as_str())?;
         let namespace = subsystem.namespace_named(name.as_str())?;
         Some((subsystem, namespace))
     }
@@ -214,10 +225,13 @@ impl NamespaceHandler {
             name: name.to_owned(),
             gate: volume
                 .as_ref()
-                .map_or_else(|| Arc::new(Gate::default()), |v| self.0.gate(v)),
+                .map_or_else(|| Arc::new(Gate::default()), |v| self.target.gate(v)),
             identity,
             stats: old.map_or_else(Arc::default, |old| old.stats.clone()),
-            desk: old.map_or_else(|| Desk::open(self.0.keep.clone(), key), |o| o.desk.clone()),
+            desk: old.map_or_else(
+                || Desk::open(self.target.keep.clone(), key),
+                |o| o.desk.clone(),
+            ),
             users: Arc::default(),
             remembered: old.and_then(|old| old.geometry()),
             subsystem: Arc::downgrade(subsystem),
@@ -232,7 +246,8 @@ impl NamespaceHandler {
         job: &Job,
         spec: &NvmeNamespaceSpec,
     ) -> Result<(Arc<Namespace>, Option<Arc<Namespace>>)> {
-        let subsystem = parent(&self.0, &job.name)?;
+        let _placing = self.placing.lock().expect("no holder of the place panics");
+        let subsystem = parent(&self.target, &job.name)?;
         let (name, volume) = (job.name.as_str(), job.volume(VOLUME_REF));
         let wished = wished_identity(spec)?;
         let max = subsystem.shape().max_namespaces;
@@ -287,7 +302,7 @@ impl Handler<NvmeNamespace> for NamespaceHandler {
         wished_identity(spec)?;
         let subsystem = name
             .parent()
-            .and_then(|parent| self.0.subsystem(parent.as_str()));
+            .and_then(|parent| self.target.subsystem(parent.as_str()));
         let Some(subsystem) = subsystem else {
             return check_nsid(spec.host_nsid, i32::MAX.cast_unsigned()).map(drop);
         };

@@ -167,6 +167,10 @@ impl IoQueue {
         };
         let geometry = &self.lanes[lane].geometry;
         if op == Op::Write {
+            if rw.dtype != 0 {
+                // Directives (streams and the like) are not offered.
+                return Err(Status::INVALID_FIELD.dnr());
+            }
             let bytes = check_range(geometry, rw)?;
             check_data(command, bytes)?;
         } else {

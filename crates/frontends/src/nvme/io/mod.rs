@@ -206,7 +206,7 @@ impl IoQueue {
         loop {
             let progress = self.collect(now, out);
             let inbox = self.inbox.clone();
-            let moved = self.advance_pairs(now, inbox.waker());
+            let moved = self.advance_pairs(now, inbox.waker(), out);
             let unparked = self.unpark(now, home, out);
             if !(progress || moved || unparked) {
                 return;

@@ -133,7 +133,12 @@ impl IoQueue {
     }
 
     /// Brings pairs on that wait for the gate or for quiet. True if one moved.
-    pub(super) fn advance_pairs(&mut self, now: Nanos, waker: &Waker) -> bool {
+    pub(super) fn advance_pairs(
+        &mut self,
+        now: Nanos,
+        waker: &Waker,
+        out: &mut impl Replies,
+    ) -> bool {
         if self.pairs.is_empty() {
             return false;
         }
@@ -143,6 +148,12 @@ impl IoQueue {
         for index in waiting {
             let lane = self.pairs[index].lane;
             if self.lanes[lane].fenced {
+                continue;
+            }
+            // While it waited another host may have taken a reservation.
+            if !self.lanes[lane].access(&self.queue.association).write {
+                self.fail_pair(index, Status::RESERVATION_CONFLICT.dnr(), out);
+                moved = true;
                 continue;
             }
             let step = std::mem::replace(&mut self.pairs[index].step, Step::WantsGate);
@@ -192,6 +203,11 @@ impl IoQueue {
         if status.is_success() {
             return self.submit_half(now, index, Op::Write);
         }
+        self.fail_pair(index, status, out);
+    }
+
+    /// Ends a pair that has not written.
+    fn fail_pair(&mut self, index: usize, status: Status, out: &mut impl Replies) {
         let pair = self.pairs.remove(index);
         self.refuse(&pair.compare, status, out);
         self.refuse(&pair.write, Status::ABORTED_FAILED_FUSED.dnr(), out);
@@ -217,9 +233,7 @@ impl IoQueue {
             .filter(|(_, pair)| !pair.has_begun() && lanes[pair.lane].namespace.is_closing());
         let closing: Vec<usize> = closing.map(|(index, _)| index).collect();
         for index in closing {
-            let pair = self.pairs.remove(index);
-            self.refuse(&pair.compare, Status::INVALID_NAMESPACE.dnr(), out);
-            self.refuse(&pair.write, Status::ABORTED_FAILED_FUSED.dnr(), out);
+            self.fail_pair(index, Status::INVALID_NAMESPACE.dnr(), out);
         }
     }
 }

@@ -12,7 +12,7 @@ mod subsystem;
 pub(crate) use association::{Association, QueueError, QueueTicket};
 pub(crate) use listener::{CNTLID_RANGE, Limits, Listener, QUEUES_MAX};
 pub(crate) use namespace::{Namespace, Shown};
-pub(crate) use subsystem::{NAMESPACES_DEFAULT, NAMESPACES_MAX, Shape, Subsystem};
+pub(crate) use subsystem::{NAMESPACES_DEFAULT, NAMESPACES_MAX, Shape, Subsystem, Ways};
 
 use super::fused::Gate;
 use super::tcp::Port;

@@ -50,6 +50,7 @@ pub(crate) struct Subsystem {
     ways: Mutex<Ways>,
 }
 
+/// How hosts come in, and who has.
 #[derive(Default)]
 pub(crate) struct Ways {
     /// By resource name.
