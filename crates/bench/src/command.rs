@@ -152,7 +152,7 @@ struct LoadArgs {
     read_percent: u8,
     /// Data of one I/O
     #[arg(short = 'b', long, alias = "bs", value_name = "SIZE", default_value = "4KiB",
-          value_parser = units::parse_size)]
+          value_parser = block_size)]
     block_size: u64,
     /// I/Os in flight on each connection
     #[arg(short = 'd', long, aliases = ["qd", "iodepth"], value_name = "N", default_value_t = 32)]
@@ -460,6 +460,19 @@ fn print(text: &str) -> Result<(), BenchError> {
     }
 }
 
+/// The size of a block. Blocks are counted by 1024 everywhere, so `4k` has one meaning here, the
+/// one that fio gives it; elsewhere a bare `k` is refused.
+fn block_size(text: &str) -> Result<u64, String> {
+    let bare = |c: char| matches!(c, 'k' | 'K' | 'm' | 'M');
+    match text.strip_suffix(bare) {
+        Some(number) => {
+            let unit = text[number.len()..].to_ascii_uppercase();
+            units::parse_size(&format!("{number}{unit}iB"))
+        }
+        None => units::parse_size(text),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -467,6 +480,14 @@ mod tests {
     fn parse(line: &str) -> Result<BenchArgs, clap::Error> {
         let matches = command().try_get_matches_from(line.split_whitespace())?;
         BenchArgs::from_arg_matches(&matches)
+    }
+
+    #[test]
+    fn a_bare_k_counts_by_1024_for_blocks() {
+        for (text, bytes) in [("4k", 4096), ("128K", 131_072), ("1M", 1 << 20), ("4KiB", 4096)] {
+            assert_eq!(block_size(text), Ok(bytes), "{text}");
+        }
+        assert!(block_size("4x").is_err() && block_size("k").is_err());
     }
 
     #[test]

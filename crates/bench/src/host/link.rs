@@ -108,6 +108,12 @@ impl Link {
         }
     }
 
+    /// Whether the socket could not take everything yet.
+    #[inline]
+    pub fn is_blocked(&self) -> bool {
+        !self.out.is_empty()
+    }
+
     /// Takes what has arrived, without waiting. False if that was nothing. A connection that the
     /// controller closed shows as an event of the state machine.
     ///

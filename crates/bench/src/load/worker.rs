@@ -134,6 +134,8 @@ impl<'a> Worker<'a> {
                     round.now = now();
                     ios += queue.complete(round, tally)?;
                     queue.refill(round)?;
+                } else if queue.link.is_blocked() {
+                    queue.link.send()?;
                 }
             }
             if ios > 0 {
@@ -144,8 +146,6 @@ impl<'a> Worker<'a> {
             idle += 1;
             if idle >= IDLE_ROUNDS {
                 idle = 0;
-                // What the socket could not take before is offered again.
-                queues.iter_mut().try_for_each(|q| q.link.send())?;
                 round.now = now();
                 if self.shared.failed.load(Ordering::Relaxed) {
                     return Ok(());
