@@ -4,7 +4,7 @@
 //! so a page pointer alone finds its count. Like `Arc`, a page can be changed only while one
 //! reference to it exists.
 
-use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use std::alloc::{Layout, alloc, handle_alloc_error};
 use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
@@ -87,9 +87,16 @@ fn refill(cache: &mut Vec<usize>) {
     if cache.is_empty() {
         let layout = Layout::from_size_align(SLAB_BYTES, SLAB_BYTES).expect("a power of two");
         // SAFETY: the layout has a non-zero size.
-        let slab = unsafe { alloc_zeroed(layout) };
+        let slab = unsafe { alloc(layout) };
         if slab.is_null() {
             handle_alloc_error(layout);
+        }
+        // One huge page takes one entry of the TLB for the counts and all pages; random reads of a
+        // memory volume are bound by such misses. The kernel may refuse, and nothing depends on it.
+        // SAFETY: the slab is ours, and its first touch comes after.
+        unsafe {
+            libc::madvise(slab.cast(), SLAB_BYTES, libc::MADV_HUGEPAGE);
+            slab.write_bytes(0, SLAB_BYTES);
         }
         SLABS.fetch_add(1, Ordering::Relaxed);
         cache.extend(
