@@ -484,7 +484,12 @@ mod tests {
 
     #[test]
     fn a_bare_k_counts_by_1024_for_blocks() {
-        for (text, bytes) in [("4k", 4096), ("128K", 131_072), ("1M", 1 << 20), ("4KiB", 4096)] {
+        for (text, bytes) in [
+            ("4k", 4096),
+            ("128K", 131_072),
+            ("1M", 1 << 20),
+            ("4KiB", 4096),
+        ] {
             assert_eq!(block_size(text), Ok(bytes), "{text}");
         }
         assert!(block_size("4x").is_err() && block_size("k").is_err());

@@ -25,7 +25,9 @@ use crate::service::{Service, Start, Writer};
 /// Threads of the control plane: it waits far more than it works, and every thread costs memory.
 const CONTROL_THREADS: usize = 2;
 
-/// Runs `opi serve`; `check` is how the demo checks its disk. Exit status 0 after a wanted end, 1 after a failure, 2 for wrong settings.
+/// Runs `opi serve`; `check` is how the demo checks its disk.
+///
+/// Exit status 0 after a wanted end, 1 after a failure, 2 for wrong settings.
 pub fn main(matches: &ArgMatches, check: Check) -> ExitCode {
     let usage = |text: String| {
         eprintln!("error: {text}");
