@@ -140,7 +140,7 @@ fn live(seed: u64) {
     let mut bench = Bench::new();
     bench.run();
     let mut told = Told::default();
-    let crash = (seed % 3 != 0).then(|| random.next(CHANGES * 4));
+    let crash = (!seed.is_multiple_of(3)).then(|| random.next(CHANGES * 4));
     let full = Error::new(Code::ResourceExhausted, "the disk is full");
     let mut steps = 0;
     let mut changes = 0;
@@ -164,7 +164,7 @@ fn live(seed: u64) {
             told.asked(ticket, name, creates);
             changes += 1;
         }
-        if seed % 5 == 0 {
+        if seed.is_multiple_of(5) {
             bench
                 .store
                 .fail_with((random.next(10) == 0).then(|| full.clone()));

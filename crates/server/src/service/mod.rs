@@ -19,9 +19,14 @@ use control::{Answer, Catalogue, Change, Keys, Settings, Stored};
 use engine::Latch;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use owner::Message;
+
+/// Longest wait for changes under way when the server stops: shorter than what service managers
+/// give a program before they kill it.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// What a service starts with.
 pub struct Start {
@@ -120,12 +125,16 @@ impl Service {
         *self.restored.borrow()
     }
 
-    /// Ends the service when the changes that are under way have ended, and all is durable.
+    /// Ends the service when the changes that are under way have ended and all is durable, or
+    /// when that takes too long: their intents are recorded, so the next start goes on with them.
     pub async fn close(&self) {
         let (done, ended) = oneshot::channel();
-        if self.send(Message::Close(done)).is_ok() {
-            // An error means that the owner has ended already.
-            let _ = ended.await;
+        if self.send(Message::Close(done)).is_err() {
+            return;
+        }
+        // An error within means that the owner has ended already.
+        if tokio::time::timeout(CLOSE_TIME_MAX, ended).await.is_err() {
+            tracing::warn!("changes are still under way; the next start goes on with them");
         }
     }
 
