@@ -8,7 +8,37 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tests::{Net, Server, ServerOptions, opi_binary, run};
+use serde_json::Value;
+use tests::{Family, Net, Server, ServerOptions, opi_binary, run};
+
+#[test]
+fn the_load_generator_verifies_what_it_reads_back() {
+    let net = Net::new();
+    let server = Server::start(&net, ServerOptions::default());
+    let nqn = "nqn.2026-01.org.example:load";
+    server.create_malloc("m0", 4096);
+    server.export("s0", nqn, "mallocVolumes/m0");
+    for (family, digests) in [(Family::V4, ""), (Family::V6, "--hdr-digest --data-digest")] {
+        let said = opi(
+            &server,
+            &format!(
+                "bench --traddr {} --nqn {nqn} --rw randrw --bs 4KiB --qd 32 --verify {digests} \
+                 --time 2s --output json",
+                family.server()
+            ),
+        );
+        let said: Value = serde_json::from_str(&said).expect("bench prints JSON");
+        assert!(
+            said["total"]["ios"].as_u64().is_some_and(|ios| ios > 100),
+            "{said}"
+        );
+    }
+    let stats = server.get("/v1/mallocVolumes/m0:stats").ok();
+    for count in ["readOpsCount", "writeOpsCount"] {
+        let done = stats["stats"][count].as_i64().unwrap_or_default();
+        assert!(done > 100, "{count} is only {done}: {stats}");
+    }
+}
 
 /// Runs the client with the words of this line; none of them may contain a space.
 #[track_caller]
@@ -34,7 +64,7 @@ fn the_client_creates_shows_changes_and_deletes() {
          --traddr 127.0.0.1 --trsvcid 4420 --adrfam ipv4");
 
     let json = opi("get aio-volume disk0 -o json");
-    let json: serde_json::Value = serde_json::from_str(&json).expect("-o json prints JSON");
+    let json: Value = serde_json::from_str(&json).expect("-o json prints JSON");
     assert_eq!(json["name"], "aioVolumes/disk0", "{json}");
     assert_eq!(opi("list aio-volumes -o name").trim(), "aioVolumes/disk0");
     for output in ["table", "wide", "yaml"] {
