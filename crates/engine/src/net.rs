@@ -165,6 +165,14 @@ impl Stream {
     }
 }
 
+impl Drop for Stream {
+    /// The kernel may hold the socket a little longer for a poll; the peer learns of the end now.
+    fn drop(&mut self) {
+        // It fails if the peer was faster.
+        let _ = net::shutdown(&self.fd, net::Shutdown::Both);
+    }
+}
+
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

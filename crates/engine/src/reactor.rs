@@ -268,6 +268,18 @@ pub(crate) struct Local {
     watchers: RefCell<HashMap<RawFd, ActorId>>,
 }
 
+/// A reactor that panics takes the process along: unwinding would free buffers that the kernel still
+/// writes to, and a dead reactor would go on to be given connections that nobody serves.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 struct Loop {
     local: Local,
     reactor: Reactor,
@@ -326,6 +338,7 @@ impl Local {
         spin_max: Nanos,
         tell: &mpsc::Sender<io::Result<()>>,
     ) {
+        let _abort = AbortOnPanic;
         let start = || -> io::Result<Driver> {
             if let Some(core) = core {
                 let mut set = CpuSet::new();

@@ -120,6 +120,55 @@ fn many_connections_get_back_what_they_send() {
     });
 }
 
+struct Leaver(Listener, Option<Stream>, Sender<SocketAddr>);
+
+impl Actor for Leaver {
+    fn start(&mut self, cx: &mut Cx<'_>) -> Next {
+        cx.watch(self.0.as_fd()).unwrap();
+        self.2.send(self.0.local_addr()).unwrap();
+        Next::Busy
+    }
+    fn run(&mut self, cx: &mut Cx<'_>) -> Next {
+        if self.1.is_none() {
+            self.1 = self.0.accept().unwrap();
+            if let Some(stream) = &self.1 {
+                cx.watch(stream.as_fd()).unwrap();
+            }
+        }
+        let Some(stream) = &mut self.1 else {
+            return Next::Idle(None);
+        };
+        match stream.recv(None, &mut [0; 64]) {
+            Recv::WouldBlock => Next::Idle(None),
+            _ => Next::Gone,
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_keeps_sending_learns_that_the_actor_is_gone() {
+    both(|reactors| {
+        for _ in 0..50 {
+            let (tell, told) = channel();
+            reactors.all()[0].spawn(move || {
+                let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+                Box::new(Leaver(listener, None, tell))
+            });
+            let address = told.recv_timeout(LONG).unwrap();
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(LONG)).unwrap();
+            stream.set_write_timeout(Some(LONG)).unwrap();
+            let mut writer = stream.try_clone().unwrap();
+            // Ends when the peer is gone: a reset breaks the pipe.
+            let write = std::thread::spawn(move || while writer.write(&[1; 100]).is_ok() {});
+            let end = stream.read(&mut [0; 10]);
+            assert!(end.is_err() || end.is_ok_and(|n| n == 0));
+            stream.shutdown(Shutdown::Both).unwrap_or_default();
+            write.join().unwrap();
+        }
+    });
+}
+
 #[test]
 fn a_port_in_use_is_an_error() {
     let one = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -13,16 +13,39 @@ const DOMAIN: &str = "opi-storage";
 /// What a client should wait before it asks an unavailable server again, in seconds.
 const RETRY_DELAY_S: i64 = 1;
 
+/// Longest message, in bytes. gRPC sends errors in trailers, of which clients take 8 to 16 KiB, and
+/// the details repeat the message.
+const MESSAGE_MAX: usize = 1000;
+/// Users that the details name at most, for the same reason.
+const USERS_MAX: usize = 10;
+
+/// The same error, small enough for a trailer.
+fn bounded(error: &Error) -> Error {
+    let mut error = error.clone();
+    error.in_use_by.truncate(USERS_MAX);
+    for text in [
+        Some(&mut error.message),
+        error.field.as_mut(),
+        error.resource.as_mut(),
+    ] {
+        if let Some(text) = text.filter(|text| text.len() > MESSAGE_MAX) {
+            text.truncate(text.floor_char_boundary(MESSAGE_MAX));
+            text.push_str("...");
+        }
+    }
+    error
+}
+
 /// The error as `google.rpc.Status`. What went wrong below stays here, in the log.
 pub fn status(error: &Error) -> Status {
     if let Some(source) = &error.source {
         tracing::warn!(code = error.code.name(), error = error.message, cause = %source, "failed");
     }
-    let (code, message) = (error.code.number(), error.message.clone());
+    let error = bounded(error);
     Status {
-        code,
-        message,
-        details: details(error),
+        code: error.code.number(),
+        details: details(&error),
+        message: error.message,
     }
 }
 
@@ -104,7 +127,7 @@ fn precondition(error: &Error) -> PreconditionFailure {
     let violation = |kind: &str, subject: &str| Violation {
         r#type: kind.to_owned(),
         subject: subject.to_owned(),
-        description: error.message.clone(),
+        description: format!("{subject} stands in the way"),
     };
     let mut violations: Vec<_> = error
         .in_use_by
@@ -181,6 +204,21 @@ mod tests {
             (&*info.reason, &*info.domain),
             ("FIELD_INVALID", "opi-storage")
         );
+    }
+
+    #[test]
+    fn an_error_with_hundreds_of_users_fits_into_a_trailer() {
+        let names =
+            (0..300).map(|i| format!("nvmeSubsystems/s{i}/nvmeNamespaces/{}", "n".repeat(60)));
+        let mut error = Error::precondition("m".repeat(100_000)).about("mallocVolumes/m0");
+        error.in_use_by = names.collect();
+        let status = status(&error);
+        assert!(
+            prost::Message::encoded_len(&status) < 8000,
+            "{}",
+            status.details.len()
+        );
+        assert!(status.message.ends_with("..."));
     }
 
     #[test]

@@ -27,7 +27,12 @@ pub fn read_key_file(path: &Path, make: bool) -> Result<Zeroizing<[u8; KEY_BYTES
     let bytes = match fs::read(path) {
         Ok(bytes) => Zeroizing::new(bytes),
         Err(e) if e.kind() == ErrorKind::NotFound && make => {
-            return create(path).map_err(|e| failed("made", e));
+            return match create(path) {
+                Ok(key) => Ok(key),
+                // Somebody else made it in the meantime; theirs is the one that stays.
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => read_key_file(path, false),
+                Err(e) => Err(failed("made", e)),
+            };
         }
         Err(e) => return Err(failed("read", e)),
     };
@@ -59,28 +64,35 @@ fn parse(bytes: &[u8]) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
         .map(Zeroizing::new)
 }
 
+/// Makes a key file, unless there is one: that is `AlreadyExists`.
 fn create(path: &Path) -> std::io::Result<Zeroizing<[u8; KEY_BYTES]>> {
-    if let Some(dir) = path.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)?;
-    }
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)?;
     let mut key = Zeroizing::new([0; KEY_BYTES]);
     rand::fill(&mut *key).map_err(|_| std::io::Error::other("no random numbers"))?;
     let text = Zeroizing::new(format!("{}\n", hex(&*key)));
-    // A half-written key file would lock everything sealed later, so it appears whole or not.
-    let fresh = path.with_extension("new");
+    // A half-written key file would lock everything sealed later, so it appears whole or not; and a
+    // link, unlike a rename, never takes the place of a key that another process made meanwhile.
+    let fresh = path.with_extension(format!("new-{}", std::process::id()));
     let _ = fs::remove_file(&fresh);
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(&fresh)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    super::sealed::sync_dir(path.parent().unwrap_or(Path::new("/")))?;
+    let made = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::hard_link(&fresh, path));
+    fs::remove_file(&fresh)?;
+    made?;
+    super::sealed::sync_dir(dir)?;
     Ok(key)
 }
 
@@ -99,6 +111,17 @@ mod tests {
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
         );
+    }
+
+    #[test]
+    fn a_key_that_was_made_meanwhile_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let key = create(&path).unwrap();
+        let again = create(&path).unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(read_key_file(&path, true).unwrap(), key);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

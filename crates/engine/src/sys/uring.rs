@@ -93,7 +93,9 @@ impl Uring {
     pub(crate) fn unwatch(&mut self, fd: RawFd) {
         if let Some(watch) = self.watches.remove(&fd) {
             self.fds.remove(&watch.data);
-            let remove = opcode::PollRemove::new(watch.data)
+            // A removal of the poll fails while an event of it is under way; a cancellation does
+            // not, and a poll that stayed would hold the socket open behind its owner's back.
+            let remove = opcode::AsyncCancel::new(watch.data)
                 .build()
                 .user_data(KIND_IGNORED);
             self.push(remove);
@@ -179,7 +181,8 @@ impl Uring {
         if queued == 0 && !pending && (wait.is_none() || ready) {
             return Ok(());
         }
-        let wanted = usize::from(wait.is_some() && !ready);
+        // Whoever waits in the backlog must not wait for those before it to complete.
+        let wanted = usize::from(wait.is_some() && !ready && self.backlog.is_empty());
         let span = types::Timespec::from(wait.unwrap_or_default().duration());
         let args = types::SubmitArgs::new().timespec(&span);
         let result = if wanted > 0 {

@@ -35,8 +35,11 @@ struct Shared {
 /// Puts everything together: the calls by gRPC and REST, reflection, health, the documents, and
 /// what `more` brings (`/metrics` and the like). The health service says SERVING for nothing until
 /// the reporter is told so.
-pub fn app(dispatch: Dispatch, more: Router) -> (Router, HealthReporter) {
+pub async fn app(dispatch: Dispatch, more: Router) -> (Router, HealthReporter) {
     let (reporter, health) = tonic_health::server::health_reporter();
+    // The library begins with SERVING.
+    let not_yet = tonic_health::ServingStatus::NotServing;
+    reporter.set_service_status("", not_yet).await;
     let router = Router::<Shared>::new()
         .route_service("/grpc.health.v1.Health/{method}", health)
         .route_service(

@@ -29,7 +29,7 @@ struct Running {
 async fn start(tls: Option<Arc<rustls::ServerConfig>>) -> Running {
     let dispatch = Dispatch::new(Arc::new(Fake::default()));
     let more = Router::new().route("/metrics", axum::routing::get(|| async { "metrics" }));
-    let (router, health) = app(dispatch, more);
+    let (router, health) = app(dispatch, more).await;
     let any = "127.0.0.1:0".parse().unwrap();
     let listener = listen::bind(any, "grpc_addr").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -208,11 +208,13 @@ async fn health_and_reflection_answer() {
     use tonic_reflection::pb::{v1, v1alpha};
     let server = start(None).await;
     let channel = server.channel().await;
+    let mut health = HealthClient::new(channel.clone());
+    let reply = health.check(HealthCheckRequest::default()).await.unwrap();
+    assert_eq!(reply.into_inner().status, ServingStatus::NotServing as i32);
     server
         .health
         .set_service_status("", tonic_health::ServingStatus::Serving)
         .await;
-    let mut health = HealthClient::new(channel.clone());
     let reply = health
         .check(HealthCheckRequest::default())
         .await

@@ -184,7 +184,7 @@ async fn start(config: &Config, state_dir: PathBuf, key_file: &Path) -> Result<R
         root: PathBuf::from("/"),
     })?;
     let more = operations::router(&service, &world.reactors);
-    let (router, health) = http::app(Dispatch::new(Arc::new(service.clone())), more);
+    let (router, health) = http::app(Dispatch::new(Arc::new(service.clone())), more).await;
     tokio::spawn(operations::tell_health(service.clone(), health));
     let shown = |listener: &TcpListener| {
         listener
