@@ -38,8 +38,6 @@ const FRMW: u8 = 1 << 1 | 1 << 0;
 const LPA: u8 = 1 << 1 | 1 << 2 | 1 << 5;
 /// VWC: there may be a volatile cache; Flush takes one namespace at a time (bits 2:1 = 2).
 const VWC: u8 = 1 << 0 | 2 << 1;
-/// OFCS: Disconnect.
-const OFCS_DISCONNECT: u16 = 1 << 0;
 /// DCTYPE of a discovery controller that knows its own subsystems only.
 const DCTYPE_DIRECT: u8 = 1;
 /// MC: metadata follow each block's data, the only way over fabrics.
@@ -201,7 +199,6 @@ fn io_controller(shape: &Shape) -> IdentifyController {
         ioccsz: ((Sqe::SIZE as u32 + IN_CAPSULE) / 16).into(),
         iorcsz: 1.into(),
         msdbd: 1,
-        ofcs: OFCS_DISCONNECT.into(),
         ..common(&shape.nqn)
     }
 }

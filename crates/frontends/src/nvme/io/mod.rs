@@ -269,7 +269,6 @@ impl IoQueue {
             lane.in_flight -= (done.len() - first) as u32;
             if lane.in_flight == 0 {
                 self.active.swap_remove(at);
-                lane.pass_fence();
             } else {
                 at += 1;
             }
@@ -280,6 +279,11 @@ impl IoQueue {
             let ended = engine::now();
             for one in done.drain(..) {
                 self.ended(ended, one, out);
+            }
+            // Only now: the compare of a fused pair that came back has let its write begin, and a
+            // fence must wait for that too.
+            for (_, lane) in &mut self.lanes {
+                lane.pass_fence();
             }
             if self
                 .lanes

@@ -80,6 +80,8 @@ pub(super) struct Connection {
     readable: bool,
     /// When to give up sending the last bytes; set once the association is over.
     linger: Option<Nanos>,
+    /// Commands wait in the protocol because too many answers wait for the host.
+    held: bool,
 }
 
 /// Answers go into the protocol with the head of the queue as it is.
@@ -127,6 +129,7 @@ impl Connection {
             passes: Vec::new(),
             readable: true,
             linger: None,
+            held: false,
         }
     }
 
@@ -193,7 +196,17 @@ impl Connection {
             };
             queue.look(&mut out);
         }
-        while let Some(event) = self.protocol.next_event() {
+        loop {
+            // Answers are counted as soon as they are given: the commands of a host that asks for
+            // much and reads nothing are left where they are.
+            self.protocol.transmit(&mut self.out);
+            self.held = self.out.len() > BACKLOG_MAX;
+            if self.held {
+                return true;
+            }
+            let Some(event) = self.protocol.next_event() else {
+                return true;
+            };
             match event {
                 Event::Command(command) => {
                     self.head.advance();
@@ -230,7 +243,6 @@ impl Connection {
                 }
             }
         }
-        true
     }
 
     #[inline]
@@ -389,6 +401,13 @@ impl Connection {
     }
 
     fn deadline(&self) -> Option<Nanos> {
+        if self.linger.is_some() {
+            // What else has expired is why it lingers.
+            return [self.protocol.deadline(), self.linger]
+                .into_iter()
+                .flatten()
+                .min();
+        }
         let own = match &self.state {
             State::New(until) => Some(*until),
             State::Open(Queue::Admin(controller)) => controller.deadline(),
@@ -452,8 +471,8 @@ impl Actor for Connection {
             self.close(cx);
             return self.drain(cx);
         }
-        let may_read = self.readable && self.out.len() <= BACKLOG_MAX && self.linger.is_none();
-        if may_read {
+        let more = self.readable || self.held;
+        if more && self.out.len() <= BACKLOG_MAX && self.linger.is_none() {
             Next::Busy
         } else {
             Next::Idle(self.deadline())
