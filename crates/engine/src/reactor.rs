@@ -268,8 +268,8 @@ pub(crate) struct Local {
     watchers: RefCell<HashMap<RawFd, ActorId>>,
 }
 
-/// A reactor that panics takes the process along: unwinding would free buffers that the kernel still
-/// writes to, and a dead reactor would go on to be given connections that nobody serves.
+/// A reactor that panics takes the process along: unwinding would free buffers that the kernel
+/// still writes to, and a dead reactor would go on to be given connections that nobody serves.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
