@@ -303,7 +303,11 @@ fn a_host_that_does_not_read_its_answers_stops_only_itself() {
 #[test]
 fn answers_that_nobody_reads_are_bounded() {
     let (_site, address) = target();
-    let mut session = Session::to(address);
+    let who = Who {
+        entries: 512,
+        ..Who::default()
+    };
+    let mut session = Session::connect(address, NQN, who).unwrap();
     let mut bytes = Vec::new();
     for cid in 0..400_u16 {
         // SMART, 1 MiB of it: 256 Ki dwords, zero-based, in NUMDU and NUMDL.
@@ -318,8 +322,15 @@ fn answers_that_nobody_reads_are_bounded() {
         bytes.extend_from_slice(sqe.bytes());
     }
     let before = blk::pool_bytes();
-    // All at once, so that one receive brings them; the target may end the connection over it.
-    let _ = session.admin.stream.write_all(&bytes);
+    // All at once, so that one receive brings them. The first byte of an answer says that the
+    // target has acted on what it received.
+    let stream = &mut session.admin.stream;
+    stream.set_nonblocking(false).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    stream.write_all(&bytes).unwrap();
+    stream.read_exact(&mut [0; 1]).unwrap();
     is_well(address);
     let grown = blk::pool_bytes() - before;
     assert!(
