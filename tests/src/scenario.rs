@@ -42,6 +42,27 @@ pub fn discover(address: &str) -> String {
     format!("set -e; {LOAD}; nvme discover -t tcp -a {address} -s {PORT}")
 }
 
+/// Prints the discovery log page and keeps the connection, to be told of changes.
+#[must_use]
+pub fn discover_and_stay(address: &str) -> String {
+    format!("set -e; {LOAD}; nvme discover -t tcp -a {address} -s {PORT} --persistent")
+}
+
+/// Prints the discovery log page as the connection of [`discover_and_stay`] has it.
+pub const DISCOVER_AGAIN: &str = "set -e
+discovery=$(controller_of nqn.2014-08.org.nvmexpress.discovery)
+nvme discover -d ${discovery##*/}";
+
+/// Has the kernel note the asynchronous events that controllers send.
+pub const TRACE_EVENTS: &str = "set -e
+modprobe nvme_tcp
+mount -t tracefs trace /sys/kernel/tracing
+echo 1 >/sys/kernel/tracing/events/nvme/nvme_async_event/enable";
+
+/// Succeeds once the kernel has noted a change of the discovery log page (NVMe Base 2.1, figure
+/// 151: notice F0h, log page 70h).
+pub const DISCOVERY_CHANGED: &str = "grep -q NVME_AEN=0x70f002 /sys/kernel/tracing/trace";
+
 /// Connects to one subsystem and waits for its first controller.
 ///
 /// Reconnecting is tried every second and not given up for ten minutes, as one does for a disk

@@ -164,6 +164,31 @@ fn namespaces_appear_change_size_and_disappear_while_the_host_is_connected() {
 }
 
 #[test]
+fn a_persistent_discovery_connection_tells_the_host_of_what_is_new_there() {
+    let net = Net::new();
+    let server = Server::start(&net, ServerOptions::default());
+    server.create_malloc("m0", SMALL);
+    server.create_malloc("m1", SMALL);
+    server.export("s0", NQN, "mallocVolumes/m0");
+    let mut host = Guest::boot(&net, &GuestOptions::default());
+    let address = Family::V4.server();
+    host.run(scenario::TRACE_EVENTS).ok();
+    let log = host.run(&scenario::discover_and_stay(address)).ok();
+    assert!(log.contains(NQN) && !log.contains(OTHER), "{log}");
+    host.run(&format!("not {}", scenario::DISCOVERY_CHANGED))
+        .ok();
+
+    server.export("s1", OTHER, "mallocVolumes/m1");
+    host.run(&format!("until_ok 20 {}", scenario::DISCOVERY_CHANGED))
+        .ok();
+    let log = host.run(scenario::DISCOVER_AGAIN).ok();
+    assert!(log.contains(NQN) && log.contains(OTHER), "{log}");
+    host.run(&scenario::connect(address, OTHER, Digests::None))
+        .ok();
+    host.run(&scenario::compare_data(OTHER, 1)).ok();
+}
+
+#[test]
 fn the_commands_of_nvme_cli_are_answered() {
     let net = Net::new();
     let server = Server::start(&net, ServerOptions::default());

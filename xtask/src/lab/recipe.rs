@@ -13,6 +13,7 @@ pub(super) const HOST_PROGRAMS: &[(&str, &str)] = &[
     ("xz", "xz-utils"),
     ("readelf", "binutils"),
     ("ip", "iproute2"),
+    ("losetup", "mount"),
     ("setpriv", "util-linux"),
     ("curl", "curl"),
 ];
