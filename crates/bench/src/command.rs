@@ -223,6 +223,9 @@ struct LimitArgs {
     /// Processor to bind the responder to
     #[arg(long, value_name = "N")]
     responder_cpu: Option<usize>,
+    /// Memory the responder answers reads from; by default one answer, which stays in the cache
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, default_value = "0")]
+    memory: u64,
     /// How often to measure each
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: u32,
@@ -363,6 +366,7 @@ fn run_limit(args: &LimitArgs) -> Result<(), BenchError> {
             &own,
             &options,
             args.responder_cpu,
+            args.memory as usize,
             &mut |p| {
                 show(&bar, &p);
             },

@@ -2,8 +2,10 @@
 //! behind it. What a target does per I/O beyond that is its own.
 //!
 //! It initialises a connection, and from then on answers every capsule of a fixed size with a
-//! message of a fixed size, as many at once as have arrived: it parses nothing but the CID, and
-//! sends the same data from a cache that stays warm.
+//! message of a fixed size, as many at once as have arrived: it parses nothing but the CID and,
+//! where it has more data than one answer takes, the first block. By default it sends the same
+//! data from a cache that stays warm; given as much memory as a volume has, it pays for fetching
+//! the data as every target must.
 
 use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -12,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use blk::IoBuf;
 use wire::nvme_tcp::{HostConfig, PduType, bits};
 
 use crate::cpu;
@@ -26,6 +29,8 @@ const IN_CAPSULE_MAX: usize = 8192;
 const HEADER_BYTES: usize = 24;
 /// Offset of the CID in a command capsule: behind the common header, in dword 0.
 const CID_AT: usize = 10;
+/// Offset of SLBA in a command capsule: behind the common header, in dwords 10 and 11.
+const SLBA_AT: usize = 48;
 /// Offset of CCCID in a C2HData header.
 const CCCID_AT: usize = 8;
 /// Offset of the CID in a response capsule.
@@ -42,6 +47,8 @@ pub struct Shape {
     pub io_bytes: usize,
     /// Requests carry the data, else the answers do.
     pub write: bool,
+    /// Memory that answers are sent from, in bytes; one answer at least.
+    pub memory_bytes: usize,
 }
 
 impl Shape {
@@ -67,6 +74,17 @@ impl Shape {
             header[16..20].copy_from_slice(&(data as u32).to_le_bytes());
         }
         header
+    }
+
+    /// The data that answers are sent from, all of it written, so that none of it is one shared
+    /// page.
+    fn data(self) -> Arc<[IoBuf]> {
+        if self.write {
+            return Arc::default();
+        }
+        let answer = vec![0x5a; self.io_bytes];
+        let count = (self.memory_bytes / self.io_bytes).max(1);
+        (0..count).map(|_| IoBuf::from_slice(&answer)).collect()
     }
 
     fn cid_at(self) -> usize {
@@ -104,10 +122,11 @@ impl Responder {
                 if let Some(cpu) = cpu {
                     cpu::bind(cpu).map_err(io::Error::other)?;
                 }
+                let data = shape.data();
                 let mut all = Vec::new();
                 while all.len() < connections && !seen.load(Ordering::Relaxed) {
                     match listener.accept() {
-                        Ok((stream, _)) => all.push(Connection::new(stream, shape)?),
+                        Ok((stream, _)) => all.push(Connection::new(stream, shape, data.clone())?),
                         Err(e) if e.kind() == ErrorKind::WouldBlock => thread::yield_now(),
                         Err(e) => return Err(e),
                     }
@@ -161,12 +180,15 @@ struct Connection {
     buf: Vec<u8>,
     filled: usize,
     headers: Vec<[u8; HEADER_BYTES]>,
-    data: Vec<u8>,
+    /// What answers carry, by the first block modulo their number; empty if they carry nothing.
+    data: Arc<[IoBuf]>,
+    /// Which of them each answer of the batch carries.
+    chosen: Vec<usize>,
 }
 
 impl Connection {
     /// Answers the request to initialise, without waiting for the rest.
-    fn new(mut stream: TcpStream, shape: Shape) -> io::Result<Self> {
+    fn new(mut stream: TcpStream, shape: Shape, data: Arc<[IoBuf]>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(false)?;
         let mut request = [0; bits::IcReq::SIZE];
@@ -183,11 +205,6 @@ impl Connection {
         };
         stream.write_all(response.bytes())?;
         stream.set_nonblocking(true)?;
-        let data = if shape.write {
-            Vec::new()
-        } else {
-            vec![0x5a; shape.io_bytes]
-        };
         Ok(Self {
             stream,
             shape,
@@ -195,6 +212,7 @@ impl Connection {
             filled: 0,
             headers: vec![shape.header(); BATCH],
             data,
+            chosen: vec![0; BATCH],
         })
     }
 
@@ -216,6 +234,11 @@ impl Connection {
                 let at = (from + i) * size + CID_AT;
                 let to = self.shape.cid_at();
                 header[to..to + 2].copy_from_slice(&self.buf[at..at + 2]);
+                if self.data.len() > 1 {
+                    let slba = &self.buf[(from + i) * size + SLBA_AT..][..8];
+                    let slba = u64::from_le_bytes(slba.try_into().expect("eight bytes"));
+                    self.chosen[i] = (slba % self.data.len() as u64) as usize;
+                }
             }
             if !self.answer(batch)? {
                 return Ok(false);
@@ -230,10 +253,10 @@ impl Connection {
     /// Sends the first `batch` answers; false when the peer is gone.
     fn answer(&mut self, batch: usize) -> io::Result<bool> {
         let mut slices = Vec::with_capacity(batch * 2);
-        for header in &self.headers[..batch] {
+        for (header, &chosen) in self.headers[..batch].iter().zip(&self.chosen) {
             slices.push(IoSlice::new(header));
-            if !self.data.is_empty() {
-                slices.push(IoSlice::new(&self.data));
+            if let Some(data) = self.data.get(chosen) {
+                slices.extend(data.slices().map(IoSlice::new));
             }
         }
         let mut left = &mut slices[..];
@@ -253,7 +276,8 @@ impl Connection {
     }
 }
 
-/// Measures the rate of a load against a responder on processor `cpu`.
+/// Measures the rate of a load against a responder on processor `cpu` that answers from
+/// `memory_bytes` of data.
 ///
 /// # Errors
 /// The load is of a sort the responder cannot answer, or a connection fails.
@@ -261,9 +285,10 @@ pub(crate) fn measure(
     load: &Load,
     host: &Options,
     cpu: Option<usize>,
+    memory_bytes: usize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Report, HostError> {
-    let shape = shape_of(load)?;
+    let shape = shape_of(load, memory_bytes)?;
     let failed = |source| HostError::Io {
         what: "the responder".to_owned(),
         source,
@@ -289,7 +314,7 @@ pub(crate) fn measure(
     })
 }
 
-fn shape_of(load: &Load) -> Result<Shape, HostError> {
+fn shape_of(load: &Load, memory_bytes: usize) -> Result<Shape, HostError> {
     let write = match load.read_percent {
         100 => false,
         0 if load.io_bytes <= IN_CAPSULE_MAX => true,
@@ -310,6 +335,7 @@ fn shape_of(load: &Load) -> Result<Shape, HostError> {
     Ok(Shape {
         io_bytes: load.io_bytes,
         write,
+        memory_bytes,
     })
 }
 

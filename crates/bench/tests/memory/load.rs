@@ -302,6 +302,7 @@ fn the_minimal_responder_ends_when_told() {
     let shape = Shape {
         io_bytes: 4096,
         write: false,
+        memory_bytes: 1 << 20,
     };
     let responder = Responder::start(shape, 1, None).unwrap();
     assert_ne!(responder.address().port(), 0);
