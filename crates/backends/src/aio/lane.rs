@@ -20,6 +20,11 @@ const PIECE_BYTES: usize = 1024 * PAGE_BYTES;
 /// those does not hold much memory.
 const COPIED_PIECE_BYTES: usize = 32 * PAGE_BYTES;
 
+/// Bytes of one clearing operation. A file system or a disk may take long for one, during which
+/// others of the same file wait; and disks give back space in units, so it is a large power of two
+/// that no unit reaches across.
+const CLEAR_PIECE_BYTES: u64 = 64 << 20;
+
 /// How blocks come to read as zeroes, best first.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Clearing {
@@ -150,6 +155,8 @@ impl AioLane {
         let left = total(io, block_bytes) - pending.at;
         let piece = |most: usize| left.min(most as u64) as usize;
         let at = pending.at as usize;
+        let offset = io.lba.0 * u64::from(block_bytes) + pending.at;
+        let clear = left.min(CLEAR_PIECE_BYTES - offset % CLEAR_PIECE_BYTES);
         let (op, buf, len) = match pending.step {
             Step::ReadAll => {
                 let given = std::mem::take(&mut io.buf);
@@ -173,8 +180,8 @@ impl AioLane {
                 let len = buf.len() as u64;
                 (FileOp::Write { durable: io.fua }, buf, len)
             }
-            Step::Clear(Clearing::Punch) => (FileOp::Punch { len: left }, IoBuf::empty(), left),
-            Step::Clear(Clearing::Zero) => (FileOp::Zero { len: left }, IoBuf::empty(), left),
+            Step::Clear(Clearing::Punch) => (FileOp::Punch { len: clear }, IoBuf::empty(), clear),
+            Step::Clear(Clearing::Zero) => (FileOp::Zero { len: clear }, IoBuf::empty(), clear),
             Step::Clear(Clearing::Write) => {
                 let page = zeroes.get_or_insert_with(PageRef::zeroed);
                 let buf = repeated(page, piece(PIECE_BYTES));
@@ -184,7 +191,6 @@ impl AioLane {
             Step::Sync => (FileOp::Sync, IoBuf::empty(), 0),
         };
         pending.len = len;
-        let offset = io.lba.0 * u64::from(block_bytes) + pending.at;
         self.queue.submit(FileIo {
             op,
             offset,
@@ -220,14 +226,20 @@ impl AioLane {
 
     /// What to do about an error: clear in another way if that is what cannot be done, or give up.
     fn worse(&self, step: Step, errno: i32) -> Next {
-        let cannot = matches!(errno, libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL);
+        let never = matches!(errno, libc::EOPNOTSUPP | libc::ENOSYS);
+        // A request may be odd in the eyes of a file system that does others of its kind.
+        let cannot = never || errno == libc::EINVAL;
         match step {
             Step::Clear(Clearing::Punch) if cannot => {
-                self.shared.never_punch();
+                if never {
+                    self.shared.never_punch();
+                }
                 Next::Go(self.clearing(Clearing::Zero))
             }
             Step::Clear(Clearing::Zero) if cannot => {
-                self.shared.never_zero();
+                if never {
+                    self.shared.never_zero();
+                }
                 Next::Go(self.clearing(Clearing::Write))
             }
             _ => Next::End(Err(reason(errno))),

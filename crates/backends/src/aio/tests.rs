@@ -540,3 +540,68 @@ fn unmapping_gives_space_back() {
     assert_eq!(meta.len(), 1024 * 4096);
     assert_eq!(read(&mut *lane, 1023, 1), [1; 4096]);
 }
+
+#[test]
+fn a_request_that_cannot_be_punched_does_not_end_punching() {
+    let (_folder, path) = place();
+    let volume = make(&path, 4096, 1024);
+    let mut odd = volume.open_lane(&mut FileHome {
+        punch: Some(libc::EINVAL),
+        zero: Some(libc::EINVAL),
+        ..FileHome::default()
+    });
+    write(&mut *odd, 0, &vec![1; 1024 * 4096], 4096);
+    let unmap = || Io::new(Op::Unmap, Lba(0), 1024, IoBuf::empty(), 0).with_fua(true);
+    assert_eq!(run(&mut *odd, unmap()).result, Ok(()));
+    assert_eq!(read(&mut *odd, 0, 1024), vec![0; 1024 * 4096]);
+    let full = fs::metadata(&path).unwrap().blocks();
+    let mut lane = volume.open_lane(&mut FileHome::default());
+    assert_eq!(run(&mut *lane, unmap()).result, Ok(()));
+    let left = fs::metadata(&path).unwrap().blocks();
+    assert!(left < full / 2, "{left} of {full} sectors are left");
+}
+
+/// A home that notes the clearing operations.
+#[derive(Clone, Default)]
+struct Notes(Arc<std::sync::Mutex<Vec<(u64, u64)>>>);
+
+struct NotedQueue(Notes, Box<dyn blk::FileQueue>);
+
+impl blk::Home for Notes {
+    fn waker(&self) -> std::task::Waker {
+        std::task::Waker::noop().clone()
+    }
+    fn open_file(&mut self, file: Arc<fs::File>) -> std::io::Result<Box<dyn blk::FileQueue>> {
+        let queue = FileHome::default().open_file(file)?;
+        Ok(Box::new(NotedQueue(self.clone(), queue)))
+    }
+}
+
+impl blk::FileQueue for NotedQueue {
+    fn submit(&mut self, io: blk::FileIo) {
+        if let blk::FileOp::Punch { len } | blk::FileOp::Zero { len } = io.op {
+            self.0.0.lock().unwrap().push((io.offset, len));
+        }
+        self.1.submit(io);
+    }
+    fn poll(&mut self, done: &mut Vec<blk::FileDone>) {
+        self.1.poll(done);
+    }
+}
+
+#[test]
+fn a_long_clear_goes_down_in_aligned_pieces() {
+    const MIB: u64 = 1 << 20;
+    let (_folder, path) = place();
+    let volume = make(&path, 4096, 50_000);
+    for op in [Op::Unmap, Op::WriteZeroes] {
+        let notes = Notes::default();
+        let mut lane = volume.open_lane(&mut notes.clone());
+        // From 4 MiB on, 150 MiB.
+        let io = Io::new(op, Lba(1024), 150 * 256, IoBuf::empty(), 0);
+        assert_eq!(run(&mut *lane, io).result, Ok(()));
+        let seen = std::mem::take(&mut *notes.0.lock().unwrap());
+        let wanted = [(4, 60), (64, 64), (128, 26)];
+        assert_eq!(seen, wanted.map(|(at, len)| (at * MIB, len * MIB)));
+    }
+}
