@@ -42,6 +42,11 @@ impl Shape {
         }
     }
 
+    /// Tells its users that something besides the size changed.
+    pub(crate) fn changed(&self) {
+        self.subscribers.wake();
+    }
+
     /// Adds a user to tell.
     pub(crate) fn subscribe(&self, subscriber: Weak<dyn Subscriber>) {
         self.subscribers.add(subscriber);

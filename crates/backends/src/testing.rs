@@ -59,6 +59,8 @@ pub(crate) struct FileHome {
     pub(crate) punch: Option<i32>,
     /// What the kernel answers to `Zero`, if not the truth.
     pub(crate) zero: Option<i32>,
+    /// What the kernel answers to `Sync`, if not the truth.
+    pub(crate) sync: Option<i32>,
     /// What the kernel answers to everything else, if not the truth.
     pub(crate) rest: Option<i32>,
     /// True if nothing ever completes.
@@ -95,6 +97,7 @@ impl Queue {
         let forced = match io.op {
             FileOp::Punch { .. } => self.home.punch,
             FileOp::Zero { .. } => self.home.zero,
+            FileOp::Sync => self.home.sync,
             _ => self.home.rest,
         };
         if let Some(errno) = forced {

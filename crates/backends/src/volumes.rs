@@ -41,6 +41,14 @@ pub(crate) trait Kind: Send + Sync + 'static {
         new: &Self::Spec,
     ) -> Result<Self::Spec>;
 
+    /// How the volume is doing.
+    fn health(&self, volume: &Self::Volume) -> Health {
+        match volume.state() {
+            State::Online => Health::Online,
+            State::Offline(reason) => Health::Offline(reason),
+        }
+    }
+
     /// Fills in what is not stored but known while the volume is open.
     fn show(&self, volume: &Self::Volume, resource: &mut Self::Spec) {
         let _ = (volume, resource);
@@ -152,12 +160,8 @@ impl<K: Kind> Handler<K::Spec> for Volumes<K> {
             };
         };
         self.kind.show(&entry.volume, resource);
-        let health = match entry.volume.state() {
-            State::Online => Health::Online,
-            State::Offline(reason) => Health::Offline(reason),
-        };
         Observed {
-            health,
+            health: self.kind.health(&entry.volume),
             stats: Some(entry.stats.tally()),
         }
     }

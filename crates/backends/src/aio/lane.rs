@@ -87,6 +87,11 @@ fn total(io: &Io, block_bytes: u32) -> u64 {
     u64::from(io.blocks) * u64::from(block_bytes)
 }
 
+/// Whether it completes only once data is durable.
+fn durable(io: &Io) -> bool {
+    io.op == Op::Flush || io.op.changes() && io.fua
+}
+
 fn is_aligned(buf: &IoBuf, alignment: Option<Alignment>) -> bool {
     let Some(Alignment { memory, offset }) = alignment else {
         return true;
@@ -114,6 +119,13 @@ impl AioLane {
         self.shared.shape.geometry().admit(io)?;
         if io.op == Op::Read && !io.buf.is_exclusive() {
             return Err(IoError::Misaligned);
+        }
+        if self.shared.faults.is_lost() {
+            return Err(IoError::Offline);
+        }
+        // A sync that succeeds after one that failed would promise what is lost already.
+        if durable(io) && self.shared.faults.unsynced().is_some() {
+            return Err(IoError::Medium);
         }
         Ok(())
     }
@@ -157,6 +169,7 @@ impl AioLane {
         let at = pending.at as usize;
         let offset = io.lba.0 * u64::from(block_bytes) + pending.at;
         let clear = left.min(CLEAR_PIECE_BYTES - offset % CLEAR_PIECE_BYTES);
+        let direct = self.shared.alignment.is_some();
         let (op, buf, len) = match pending.step {
             Step::ReadAll => {
                 let given = std::mem::take(&mut io.buf);
@@ -178,7 +191,11 @@ impl AioLane {
                     buf = copied(&io.buf.slice(at..at + piece(COPIED_PIECE_BYTES)));
                 }
                 let len = buf.len() as u64;
-                (FileOp::Write { durable: io.fua }, buf, len)
+                // Through the page cache, the sync that makes a write durable also reports what
+                // became of earlier ones; it is a step of its own then, so that it is known which
+                // of them failed.
+                let durable = io.fua && direct;
+                (FileOp::Write { durable }, buf, len)
             }
             Step::Clear(Clearing::Punch) => (FileOp::Punch { len: clear }, IoBuf::empty(), clear),
             Step::Clear(Clearing::Zero) => (FileOp::Zero { len: clear }, IoBuf::empty(), clear),
@@ -203,13 +220,13 @@ impl AioLane {
     fn finish_step(&mut self, token: usize, buf: IoBuf, result: Result<usize, i32>) {
         let pending = &mut self.pending[token];
         let next = match result {
-            Ok(moved) => pending.advance(buf, moved, self.shared.shape.geometry().block_bytes),
+            Ok(moved) => pending.advance(buf, moved, &self.shared),
             Err(errno) => {
                 if pending.step == Step::ReadAll {
                     pending.io.buf = buf;
                 }
-                let step = pending.step;
-                self.worse(step, errno)
+                let (step, fua) = (pending.step, pending.io.fua);
+                self.worse(step, fua, errno)
             }
         };
         match next {
@@ -219,13 +236,19 @@ impl AioLane {
             }
             Next::End(result) => {
                 let pending = self.pending.remove(token);
+                let unsynced = self.shared.faults.unsynced().is_some();
+                let result = match result {
+                    // Another lane's sync was told meanwhile what this one was not.
+                    Ok(()) if durable(&pending.io) && unsynced => Err(IoError::Medium),
+                    result => result.map_err(|error| self.shared.judge(error)),
+                };
                 self.done.push(pending.finish(result));
             }
         }
     }
 
     /// What to do about an error: clear in another way if that is what cannot be done, or give up.
-    fn worse(&self, step: Step, errno: i32) -> Next {
+    fn worse(&self, step: Step, fua: bool, errno: i32) -> Next {
         let never = matches!(errno, libc::EOPNOTSUPP | libc::ENOSYS);
         // A request may be odd in the eyes of a file system that does others of its kind.
         let cannot = never || errno == libc::EINVAL;
@@ -234,16 +257,31 @@ impl AioLane {
                 if never {
                     self.shared.never_punch();
                 }
-                Next::Go(self.clearing(Clearing::Zero))
+                return Next::Go(self.clearing(Clearing::Zero));
             }
             Step::Clear(Clearing::Zero) if cannot => {
                 if never {
                     self.shared.never_zero();
                 }
-                Next::Go(self.clearing(Clearing::Write))
+                return Next::Go(self.clearing(Clearing::Write));
             }
-            _ => Next::End(Err(reason(errno))),
+            _ => {}
         }
+        let error = reason(errno);
+        match step {
+            Step::Sync => self.shared.sync_failed(errno),
+            // A full disk or a read-only one refuses the write before it comes to the sync.
+            Step::Write if fua && self.shared.alignment.is_some() => {
+                if matches!(
+                    error,
+                    IoError::Medium | IoError::Offline | IoError::Transport
+                ) {
+                    self.shared.sync_failed(errno);
+                }
+            }
+            _ => {}
+        }
+        Next::End(Err(error))
     }
 }
 
@@ -269,7 +307,7 @@ fn repeated(page: &PageRef, len: usize) -> IoBuf {
 
 impl Pending {
     /// The operation of the present step has moved so many bytes.
-    fn advance(&mut self, buf: IoBuf, moved: usize, block_bytes: u32) -> Next {
+    fn advance(&mut self, buf: IoBuf, moved: usize, shared: &Shared) -> Next {
         let moves = matches!(self.step, Step::ReadAll | Step::ReadPiece | Step::Compare)
             || matches!(self.step, Step::Write | Step::Clear(Clearing::Write));
         if moves && moved as u64 != self.len {
@@ -299,11 +337,12 @@ impl Pending {
             Step::Write | Step::Clear(_) => {}
         }
         self.at += self.len;
-        let left = total(&self.io, block_bytes) - self.at;
+        let left = total(&self.io, shared.shape.geometry().block_bytes) - self.at;
         match self.step {
             step if left > 0 => Next::Go(step),
             // Holes and zeroes have no durable form of their own.
             Step::Clear(_) if self.io.fua => Next::Go(Step::Sync),
+            Step::Write if self.io.fua && shared.alignment.is_none() => Next::Go(Step::Sync),
             _ => Next::End(Ok(())),
         }
     }

@@ -1,6 +1,7 @@
 //! Aio volumes: data in a file or on a block device of this machine.
 
 mod errno;
+mod fault;
 mod lane;
 mod open;
 mod volume;
@@ -8,11 +9,10 @@ mod volume;
 use crate::checks;
 use crate::volumes::{Kind, Volumes};
 use api::error::{Error, Result};
-use api::handler::{Handlers, Install, Job};
+use api::handler::{Handlers, Health, Install, Job};
 use api::storage::v1::AioVolume as Spec;
 use blk::{Geometry, Identity};
 use open::{Claims, Opened};
-use std::sync::Arc;
 use uuid::Uuid;
 use volume::AioVolume;
 
@@ -38,7 +38,7 @@ impl<W> Install<W> for Aio {
 /// The volumes in files.
 #[derive(Default)]
 struct Files {
-    claims: Arc<Claims>,
+    claims: Claims,
 }
 
 /// The block size asked for, if any.
@@ -134,13 +134,10 @@ impl Kind for Files {
     fn open(&self, job: &Job, mut spec: Spec) -> Result<(AioVolume, Spec)> {
         let wish = block_bytes(&spec)?.unwrap_or(BLOCK_BYTES_DEFAULT);
         let create = blocks(&spec, wish)?.map(|blocks| blocks * u64::from(wish));
-        if let Some(which) = open::find(&spec.filename)? {
-            self.claims.check(which, &spec.filename)?;
-        }
-        let opened = open::open(&spec.filename, create.filter(|_| !job.replay))?;
-        let claim = self
+        let create = create.filter(|_| !job.replay);
+        let opened = self
             .claims
-            .take(opened.which, &spec.filename, job.name.as_str())?;
+            .open(&spec.filename, create, job.name.as_str())?;
         let block_bytes = fitting_block(&spec, &opened)?;
         let blocks = fitting_blocks(&spec, &opened, block_bytes)?;
         let uuid = checks::uuid(UUID, &spec.uuid)?;
@@ -168,17 +165,24 @@ impl Kind for Files {
                 "no direct I/O here; using the page cache"
             );
         }
-        let file = (opened.which, spec.filename.clone(), claim);
-        Ok((AioVolume::new(geometry, opened.file, alignment, file), spec))
+        let path = spec.filename.clone();
+        Ok((AioVolume::new(geometry, opened, alignment, path), spec))
     }
 
     fn change(&self, volume: &AioVolume, old: Spec, new: &Spec) -> Result<Spec> {
+        volume.look_again();
         let spec = merged(&old, new)?;
         let block_bytes = block_bytes(&spec)?.unwrap_or(BLOCK_BYTES_DEFAULT);
         volume.grow(blocks(&spec, block_bytes)?.unwrap_or(0))?;
         Ok(spec)
     }
+
+    fn health(&self, volume: &AioVolume) -> Health {
+        volume.health()
+    }
 }
 
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod tests;

@@ -7,12 +7,11 @@ use super::{BLOCKS_COUNT, FILENAME};
 use api::error::{Code, Error, Result};
 use rustix::fs::{AtFlags, StatxFlags};
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Longest path that Linux takes, without its closing zero.
 const PATH_BYTES_MAX: usize = 4095;
@@ -38,11 +37,20 @@ pub(super) enum Which {
     Device(u64),
 }
 
+/// What a file stands on, as far as it can be watched without I/O.
+#[derive(Debug)]
+pub(super) struct Backing {
+    is_device: bool,
+    /// The folder in sysfs that goes when the block device does; `None` if there is none to see.
+    node: Option<PathBuf>,
+}
+
 /// A file or block device that is open.
 #[derive(Debug)]
 pub(super) struct Opened {
-    pub(super) file: File,
+    pub(super) file: Arc<File>,
     pub(super) which: Which,
+    pub(super) backing: Backing,
     /// Size in bytes.
     pub(super) bytes: u64,
     /// The smallest block that the device takes; 1 for regular files.
@@ -88,26 +96,6 @@ fn failed(path: &str, what: &str, error: io::Error) -> Error {
     Error::new(code, text).at(FILENAME).caused_by(error)
 }
 
-/// Makes a regular file of `bytes` that reads as zeroes and takes no space yet. Durable when it
-/// returns.
-///
-/// An empty file that exists is taken: it holds nothing that could be lost, and a crash in here
-/// leaves one behind.
-fn create(path: &str, bytes: u64) -> Result<()> {
-    let open = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path);
-    let file = open.map_err(|e| failed(path, "create", e))?;
-    file.set_len(bytes).map_err(|e| failed(path, "size", e))?;
-    file.sync_all().map_err(|e| failed(path, "sync", e))?;
-    let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
-    let synced = File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(|e| failed(path, "sync the folder of", e))
-}
-
 fn which(meta: &Metadata) -> Option<Which> {
     if meta.file_type().is_block_device() {
         Some(Which::Device(meta.rdev()))
@@ -135,57 +123,36 @@ fn look(path: &str) -> Result<Option<Metadata>> {
     Ok(Some(meta))
 }
 
-/// Which file a path leads to, if there is one.
-///
-/// # Errors
-/// FAILED_PRECONDITION for what cannot be used.
-pub(super) fn find(path: &str) -> Result<Option<Which>> {
-    Ok(look(path)?.as_ref().and_then(which))
+/// Opens for reading and writing.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    options
 }
 
-/// Opens the file or block device for reading and writing. If there is none, or an empty one,
-/// and `create_bytes` says how long it should be, it is made first.
-///
-/// # Errors
-/// NOT_FOUND, or FAILED_PRECONDITION for what cannot be used.
-pub(super) fn open(path: &str, create_bytes: Option<u64>) -> Result<Opened> {
-    let found = look(path)?;
-    let empty = found
-        .as_ref()
-        .is_none_or(|meta| meta.is_file() && meta.len() == 0);
-    match create_bytes {
-        Some(bytes) if empty => create(path, bytes)?,
-        _ if found.is_some() => {}
-        _ => {
-            let text = format!(
-                "{FILENAME}: {path} does not exist; set {BLOCKS_COUNT} when creating the volume \
-                 to have it made"
-            );
-            return Err(Error::new(Code::NotFound, text).at(FILENAME));
-        }
-    }
-    let is_device = found.is_some_and(|meta| meta.file_type().is_block_device());
-    // With O_EXCL the kernel refuses a device that is mounted or held by somebody else.
-    let flags = libc::O_CLOEXEC | if is_device { libc::O_EXCL } else { 0 };
-    let open = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(flags)
-        .open(path);
-    let file = open.map_err(|e| failed(path, "open", e))?;
-    describe(path, file)
+/// Makes an empty regular file `bytes` long, which then reads as zeroes and takes no space yet.
+/// Durable when it returns.
+fn size(path: &str, file: &File, bytes: u64) -> Result<()> {
+    file.set_len(bytes).map_err(|e| failed(path, "size", e))?;
+    file.sync_all().map_err(|e| failed(path, "sync", e))?;
+    let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|e| failed(path, "sync the folder of", e))
+}
+
+fn replaced(path: &str) -> Error {
+    let text = format!("{FILENAME}: {path} was replaced while it was being opened");
+    Error::new(Code::Aborted, text).at(FILENAME)
 }
 
 fn describe(path: &str, file: File) -> Result<Opened> {
     let meta = file.metadata().map_err(|e| failed(path, "look at", e))?;
-    let Some(which) = which(&meta) else {
-        let text = format!("{FILENAME}: {path} was replaced while it was being opened");
-        return Err(Error::new(Code::Aborted, text).at(FILENAME));
-    };
+    let which = which(&meta).ok_or_else(|| replaced(path))?;
     let Which::Device(number) = which else {
         return Ok(Opened {
-            file,
+            file: Arc::new(file),
             which,
+            backing: Backing::new(false, meta.dev()),
             bytes: meta.len(),
             sector_bytes: 1,
             thin: true,
@@ -193,24 +160,67 @@ fn describe(path: &str, file: File) -> Result<Opened> {
     };
     let sector = rustix::fs::ioctl_blksszget(&file).map_err(io::Error::from);
     let sector_bytes = sector.map_err(|e| failed(path, "ask for the block size of", e))?;
-    let size = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(io::Error::from);
-    let bytes = size.map_err(|e| failed(path, "ask for the size of", e))?;
-    let thin = discards(number);
+    let bytes = device_bytes(&file).map_err(|e| failed(path, "ask for the size of", e))?;
     Ok(Opened {
-        file,
+        file: Arc::new(file),
         which,
+        backing: Backing::new(true, number),
         bytes,
         sector_bytes,
-        thin,
+        thin: discards(number),
     })
+}
+
+/// Size of a block device. Does no I/O.
+fn device_bytes(file: &File) -> io::Result<u64> {
+    rustix::fs::seek(file, rustix::fs::SeekFrom::End(0)).map_err(io::Error::from)
+}
+
+/// What sysfs has of a block device.
+fn node(number: u64) -> PathBuf {
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    PathBuf::from(format!("/sys/dev/block/{major}:{minor}"))
+}
+
+impl Backing {
+    /// What stands on the block device of this number. File systems without one (and containers
+    /// without sysfs) show nothing to watch.
+    fn new(is_device: bool, number: u64) -> Self {
+        let node = Some(node(number)).filter(|node| node.exists());
+        Self { is_device, node }
+    }
+
+    /// Whether it is certain that no I/O can reach it any more. Never waits for a disk or a
+    /// server.
+    pub(super) fn is_gone(&self, file: &File) -> bool {
+        if self.node.as_ref().is_some_and(|node| !node.exists()) {
+            return true;
+        }
+        if self.is_device {
+            // The kernel sets the size of a disk to nothing when it goes.
+            return device_bytes(file).is_ok_and(|bytes| bytes == 0);
+        }
+        // A file system that was shut down may refuse even this (XFS does).
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let seen = rustix::fs::statx(file, c"", flags, StatxFlags::SIZE);
+        seen.is_err_and(|e| e == rustix::io::Errno::IO)
+    }
+
+    /// One that goes when this folder does, for tests.
+    #[cfg(test)]
+    pub(super) fn on(node: &Path) -> Self {
+        Self {
+            is_device: false,
+            node: Some(node.to_owned()),
+        }
+    }
 }
 
 /// Whether a block device takes discards. What sysfs does not say is no.
 fn discards(number: u64) -> bool {
-    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
-    let base = format!("/sys/dev/block/{major}:{minor}");
+    let base = node(number);
     // A partition has no queue of its own.
-    let paths = ["queue", "../queue"].map(|queue| format!("{base}/{queue}/discard_max_bytes"));
+    let paths = ["queue", "../queue"].map(|queue| base.join(queue).join("discard_max_bytes"));
     let read = paths
         .iter()
         .find_map(|path| std::fs::read_to_string(path).ok());
@@ -250,16 +260,16 @@ impl Opened {
         };
         let fits = (block_bytes as usize).is_multiple_of(alignment.offset)
             && MEMORY_ALIGN_GUESS.is_multiple_of(alignment.memory);
-        (fits && self.reads(block_bytes)).then_some(alignment)
+        (fits && reads(&self.file, block_bytes)).then_some(alignment)
     }
+}
 
-    /// Proves it by reading the first block into an aligned place.
-    fn reads(&self, block_bytes: u32) -> bool {
-        let mut buf = blk::IoBuf::alloc(block_bytes as usize);
-        let first = buf.slices_mut().next().flatten();
-        // A block larger than a page is read in pages: the alignment is a page or less.
-        first.is_some_and(|page| self.file.read_at(page, 0).is_ok())
-    }
+/// Whether the first block can be read, into an aligned place.
+pub(super) fn reads(file: &File, block_bytes: u32) -> bool {
+    let mut buf = blk::IoBuf::alloc(block_bytes as usize);
+    let first = buf.slices_mut().next().flatten();
+    // A block larger than a page is read in pages: the alignment is a page or less.
+    first.is_some_and(|page| file.read_at(page, 0).is_ok())
 }
 
 /// Makes a regular file longer, without taking space. Durable when it returns.
@@ -269,9 +279,7 @@ impl Opened {
 pub(super) fn grow(file: &File, which: Which, path: &str, bytes: u64) -> Result<()> {
     let now = match which {
         Which::File(..) => file.metadata().map(|meta| meta.len()),
-        Which::Device(_) => {
-            rustix::fs::seek(file, rustix::fs::SeekFrom::End(0)).map_err(io::Error::from)
-        }
+        Which::Device(_) => device_bytes(file),
     };
     let now = now.map_err(|e| failed(path, "ask for the size of", e))?;
     if bytes <= now {
@@ -290,60 +298,75 @@ pub(super) fn grow(file: &File, which: Which, path: &str, bytes: u64) -> Result<
 }
 
 /// The files that volumes of this process use, so that none is used twice.
+///
+/// A file is in use for as long as it is open: by its volume, by a lane, or by an operation that
+/// the kernel still works on after both are gone.
 #[derive(Default)]
-pub(super) struct Claims(Mutex<BTreeMap<Which, String>>);
+pub(super) struct Claims(Mutex<Taken>);
 
-fn in_use(path: &str, owner: &str) -> Error {
+/// Who has which file.
+type Taken = BTreeMap<Which, (String, Weak<File>)>;
+
+/// Checks that a file is free.
+fn free(taken: &Taken, which: Which, path: &str) -> Result<()> {
+    let Some((owner, _)) = taken.get(&which) else {
+        return Ok(());
+    };
     let text = format!("{FILENAME}: {path} is in use by {owner}; take another file");
     let mut error = Error::precondition(text).at(FILENAME);
-    error.in_use_by.push(owner.to_owned());
-    error
-}
-
-/// A file in use; it is free again when this is dropped.
-pub(super) struct Claim {
-    claims: Arc<Claims>,
-    which: Which,
+    error.in_use_by.push(owner.clone());
+    Err(error)
 }
 
 impl Claims {
-    /// Takes the file for the volume `name`.
+    /// Opens the file or block device for reading and writing, and takes it for the volume `name`.
+    /// If there is none, or an empty one, and `create_bytes` says how long it should be, it is
+    /// made first.
+    ///
+    /// An empty file that exists is taken: it holds nothing that could be lost, and a crash in
+    /// here leaves one behind.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION if another volume has it.
-    pub(super) fn take(self: &Arc<Self>, which: Which, path: &str, name: &str) -> Result<Claim> {
-        let mut all = self.0.lock().expect("no holder of the claims panics");
-        match all.entry(which) {
-            Entry::Vacant(free) => {
-                free.insert(name.to_owned());
-                Ok(Claim {
-                    claims: self.clone(),
-                    which,
-                })
+    /// NOT_FOUND, or FAILED_PRECONDITION for what cannot be used or is used already.
+    pub(super) fn open(&self, path: &str, create_bytes: Option<u64>, name: &str) -> Result<Opened> {
+        // Held to the end: nobody else may find the same file empty, or free, meanwhile.
+        let mut taken = self.0.lock().expect("no holder of the claims panics");
+        taken.retain(|_, (_, file)| file.strong_count() > 0);
+        let found = look(path)?;
+        let mut options = options();
+        match (&found, create_bytes) {
+            (None, None) => {
+                let text = format!(
+                    "{FILENAME}: {path} does not exist; set {BLOCKS_COUNT} when creating the \
+                     volume to have it made"
+                );
+                return Err(Error::new(Code::NotFound, text).at(FILENAME));
             }
-            Entry::Occupied(taken) => Err(in_use(path, taken.get())),
+            (None, Some(_)) => {
+                options.create(true).truncate(false).mode(0o600);
+            }
+            (Some(meta), _) => {
+                // Asked before a device is opened: the kernel would refuse a second time too, but
+                // could not say who has it.
+                let which = which(meta).ok_or_else(|| replaced(path))?;
+                free(&taken, which, path)?;
+                if matches!(which, Which::Device(_)) {
+                    // The kernel refuses a device that is mounted or held by somebody else.
+                    options.custom_flags(libc::O_EXCL);
+                }
+            }
         }
-    }
-
-    /// Checks that the file is free. Asked before a device is opened: the kernel would refuse a
-    /// second time too, but could not say who has it.
-    ///
-    /// # Errors
-    /// FAILED_PRECONDITION if a volume has it.
-    pub(super) fn check(&self, which: Which, path: &str) -> Result<()> {
-        let all = self.0.lock().expect("no holder of the claims panics");
-        all.get(&which)
-            .map_or(Ok(()), |owner| Err(in_use(path, owner)))
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let mut all = self
-            .claims
-            .0
-            .lock()
-            .expect("no holder of the claims panics");
-        all.remove(&self.which);
+        let what = if found.is_none() { "create" } else { "open" };
+        let file = options.open(path).map_err(|e| failed(path, what, e))?;
+        let mut opened = describe(path, file)?;
+        // What was opened may be another file than the one that was looked at.
+        free(&taken, opened.which, path)?;
+        if let (Which::File(..), 0, Some(bytes)) = (opened.which, opened.bytes, create_bytes) {
+            size(path, &opened.file, bytes)?;
+            opened.bytes = bytes;
+        }
+        let claim = (name.to_owned(), Arc::downgrade(&opened.file));
+        taken.insert(opened.which, claim);
+        Ok(opened)
     }
 }

@@ -8,6 +8,7 @@ use blk::testkit::{Profile, SimHome, conformance, run, wait_for};
 use blk::{Io, IoBuf, IoError, Lane, Lba, Nanos, Op, PAGE_BYTES, Volume};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::sync::Arc;
 
 const NAME: &str = "aioVolumes/a";
 
@@ -32,6 +33,13 @@ fn make(path: &str, block_size: i64, blocks_count: i64) -> AioVolume {
         .open(&job(NAME), spec(path, block_size, blocks_count))
         .unwrap()
         .0
+}
+
+/// A volume with blocks of 4096 that goes through the page cache.
+fn cached(path: &str, blocks: u64) -> AioVolume {
+    let opened = Claims::default().open(path, Some(4096 * blocks), NAME);
+    let geometry = Geometry::new(4096, blocks);
+    AioVolume::new(geometry, opened.unwrap(), None, path.to_owned())
 }
 
 fn write(lane: &mut dyn Lane, lba: u64, bytes: &[u8], block_bytes: usize) {
@@ -121,16 +129,7 @@ fn it_conforms_through_the_page_cache() {
             .to_str()
             .unwrap()
             .to_owned();
-        let opened = open::open(&path, Some(4096 * 600)).unwrap();
-        let claims = Arc::<Claims>::default();
-        let claim = claims.take(opened.which, &path, NAME).unwrap();
-        let file = (opened.which, path, claim);
-        Arc::new(AioVolume::new(
-            Geometry::new(4096, 600),
-            opened.file,
-            None,
-            file,
-        ))
+        Arc::new(cached(&path, 600))
     };
     conformance(
         &mut make,
@@ -452,8 +451,10 @@ fn errors_of_the_file_reach_the_submitter() {
     };
     assert_eq!(result(libc::EIO, Op::Read), Err(IoError::Medium));
     assert_eq!(result(libc::ENOSPC, Op::Write), Err(IoError::NoSpace));
-    assert_eq!(result(libc::EIO, Op::Flush), Err(IoError::Medium));
-    assert_eq!(result(libc::ENODEV, Op::Compare), Err(IoError::Transport));
+    assert_eq!(
+        result(libc::ETIMEDOUT, Op::Compare),
+        Err(IoError::Transport)
+    );
     let mut lane = volume.open_lane(&mut SimHome {
         fail_files_from: Some(0),
     });
@@ -603,5 +604,50 @@ fn a_long_clear_goes_down_in_aligned_pieces() {
         let seen = std::mem::take(&mut *notes.0.lock().unwrap());
         let wanted = [(4, 60), (64, 64), (128, 26)];
         assert_eq!(seen, wanted.map(|(at, len)| (at * MIB, len * MIB)));
+    }
+}
+
+#[test]
+fn a_file_is_in_use_until_its_last_lane_is_gone() {
+    let (_folder, path) = place();
+    let handler = Volumes::new(Files::default());
+    block_on(handler.create(job(NAME), spec(&path, 512, 8))).unwrap();
+    let name = job(NAME).name;
+    let lane = handler
+        .volume(&name)
+        .unwrap()
+        .open_lane(&mut FileHome::default());
+    block_on(handler.delete(name)).unwrap();
+    let second = || block_on(handler.create(job("aioVolumes/b"), spec(&path, 512, 8)));
+    assert_eq!(second().unwrap_err().in_use_by, [NAME]);
+    drop(lane);
+    second().unwrap();
+}
+
+#[test]
+fn of_creates_that_race_for_a_file_one_wins_and_its_size_holds() {
+    const RACERS: i64 = 4;
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..100 {
+        let path = folder.path().join(round.to_string());
+        let path = path.to_str().unwrap();
+        let (files, start) = (Files::default(), std::sync::Barrier::new(RACERS as usize));
+        let race = |number: i64| {
+            start.wait();
+            let name = format!("aioVolumes/a{number}");
+            files.open(&job(&name), spec(path, 512, 8 * number))
+        };
+        let won: Vec<_> = std::thread::scope(|scope| {
+            let race = &race;
+            let all: Vec<_> = (1..=RACERS)
+                .map(|number| scope.spawn(move || race(number)))
+                .collect();
+            all.into_iter()
+                .filter_map(|one| one.join().unwrap().ok())
+                .collect()
+        });
+        assert_eq!(won.len(), 1, "one file serves one volume");
+        let bytes = won[0].0.geometry().data_bytes();
+        assert_eq!(fs::metadata(path).unwrap().len(), bytes);
     }
 }

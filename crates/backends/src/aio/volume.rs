@@ -1,11 +1,15 @@
 //! The volume in a file or on a block device.
 
+use super::errno;
+use super::fault::Faults;
 use super::lane::{AioLane, FailedLane};
-use super::open::{Alignment, Claim, Which};
+use super::open::{Alignment, Opened, Which};
 use crate::shape::Shape;
 use api::error::Result;
-use blk::{Geometry, Home, Lane, Subscriber, Volume};
+use api::handler::Health;
+use blk::{Geometry, Home, IoError, Lane, State, Subscriber, Volume};
 use std::fs::File;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
@@ -14,6 +18,7 @@ pub(super) struct Shared {
     pub(super) shape: Shape,
     /// Present if the file is open for direct I/O.
     pub(super) alignment: Option<Alignment>,
+    pub(super) faults: Faults,
     /// Set once the file system has said that it cannot punch holes.
     no_punch: AtomicBool,
     /// Set once the file system has said that it cannot zero ranges.
@@ -33,6 +38,23 @@ impl Shared {
     pub(super) fn never_zero(&self) {
         self.no_zero.store(true, Relaxed);
     }
+
+    /// An operation that was to make data durable has failed.
+    pub(super) fn sync_failed(&self, errno: i32) {
+        if !errno::not_tried(errno) {
+            self.faults
+                .sync_failed(&io::Error::from_raw_os_error(errno));
+        }
+    }
+
+    /// What an I/O that failed so tells its submitter.
+    pub(super) fn judge(&self, error: IoError) -> IoError {
+        let (error, changed) = self.faults.judge(error);
+        if changed {
+            self.shape.changed();
+        }
+        error
+    }
 }
 
 /// A volume in a file or on a block device.
@@ -41,30 +63,35 @@ pub(crate) struct AioVolume {
     file: Arc<File>,
     which: Which,
     path: String,
-    /// Keeps other volumes off the file.
-    _claim: Claim,
 }
 
 impl AioVolume {
-    /// A volume in an open file that holds at least the blocks of the geometry.
+    /// A volume in an open file that holds at least the blocks of the geometry. With an
+    /// alignment, it is open for direct I/O.
     pub(super) fn new(
         geometry: Geometry,
-        file: File,
+        opened: Opened,
         alignment: Option<Alignment>,
-        (which, path, claim): (Which, String, Claim),
+        path: String,
     ) -> Self {
+        let Opened {
+            file,
+            which,
+            backing,
+            ..
+        } = opened;
         let shared = Shared {
             shape: Shape::new(geometry),
             alignment,
+            faults: Faults::new(file.clone(), backing, path.clone()),
             no_punch: AtomicBool::new(false),
             no_zero: AtomicBool::new(false),
         };
         Self {
             shared: Arc::new(shared),
-            file: Arc::new(file),
+            file,
             which,
             path,
-            _claim: claim,
         }
     }
 
@@ -78,11 +105,32 @@ impl AioVolume {
         }
         Ok(())
     }
+
+    /// Goes online again if it is lost and what it stands on is back.
+    pub(super) fn look_again(&self) {
+        let shared = &self.shared;
+        if shared.faults.look_again(self.geometry().block_bytes) {
+            shared.shape.changed();
+        }
+    }
+
+    /// How it is doing. After a failed sync hosts still reach it, and get an error from whatever
+    /// has to be durable; whoever looks at the volume itself is told why.
+    pub(super) fn health(&self) -> Health {
+        match (self.state(), self.shared.faults.unsynced()) {
+            (State::Offline(why), _) => Health::Offline(why),
+            (State::Online, Some(why)) => Health::Offline(why.to_owned()),
+            (State::Online, None) => Health::Online,
+        }
+    }
 }
 
 impl Volume for AioVolume {
     fn geometry(&self) -> Geometry {
         self.shared.shape.geometry()
+    }
+    fn state(&self) -> State {
+        self.shared.faults.state()
     }
     fn open_lane(&self, home: &mut dyn Home) -> Box<dyn Lane> {
         match home.open_file(self.file.clone()) {
