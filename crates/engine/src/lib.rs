@@ -5,6 +5,7 @@ mod actor;
 mod net;
 mod reactor;
 mod sys;
+mod timers;
 mod world;
 
 pub use actor::{Actor, ActorId, Cx, Next};

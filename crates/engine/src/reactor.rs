@@ -5,12 +5,12 @@
 
 use crate::actor::{Actor, ActorId, Cx, Next};
 use crate::sys::{Driver, Event, FileHub};
+use crate::timers::Timers;
 use blk::{FileQueue, Nanos};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::cell::RefCell;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -256,7 +256,6 @@ fn choose(wanted: Backend) -> io::Result<Backend> {
 struct Entry {
     actor: Box<dyn Actor>,
     queued: bool,
-    deadline: Option<Nanos>,
 }
 
 /// A reactor as its own thread sees it.
@@ -285,7 +284,7 @@ struct Loop {
     reactor: Reactor,
     actors: Vec<Option<Entry>>,
     ready: VecDeque<ActorId>,
-    timers: BinaryHeap<Reverse<(Nanos, u32)>>,
+    timers: Timers,
     spin: Nanos,
     spin_max: Nanos,
     events: Vec<Event>,
@@ -370,7 +369,7 @@ impl Local {
             reactor,
             actors: Vec::new(),
             ready: VecDeque::new(),
-            timers: BinaryHeap::new(),
+            timers: Timers::default(),
             spin: Nanos(0),
             spin_max,
             events: Vec::new(),
@@ -428,7 +427,6 @@ impl Loop {
         let entry = Entry {
             actor,
             queued: false,
-            deadline: None,
         };
         self.actors[index] = Some(entry);
         self.step(id, |actor, cx| actor.start(cx));
@@ -462,17 +460,10 @@ impl Loop {
         let next = act(&mut *entry.actor, &mut cx);
         match next {
             Next::Busy => {
-                entry.deadline = None;
+                self.timers.set(id.0, None);
                 self.queue(id);
             }
-            Next::Idle(deadline) => {
-                if deadline != entry.deadline
-                    && let Some(at) = deadline
-                {
-                    self.timers.push(Reverse((at, id.0)));
-                }
-                entry.deadline = deadline;
-            }
+            Next::Idle(deadline) => self.timers.set(id.0, deadline),
             Next::Gone => self.bury(id),
         }
     }
@@ -480,6 +471,7 @@ impl Loop {
     fn bury(&mut self, id: ActorId) {
         if let Some(entry) = self.actors[id.0 as usize].take() {
             self.local.unwatch_all(id);
+            self.timers.forget(id.0);
             drop(entry);
             self.reactor.0.actors.fetch_sub(1, Ordering::Relaxed);
             self.reactor.0.inbox().free_ids.push(id);
@@ -488,19 +480,12 @@ impl Loop {
 
     /// Queues the actors whose time has come.
     fn expire(&mut self) {
-        if self.timers.is_empty() {
+        if self.timers.first().is_none() {
             return;
         }
         let now = now();
-        while let Some(&Reverse((at, id))) = self.timers.peek()
-            && at <= now
-        {
-            self.timers.pop();
-            let entry = self.actors.get_mut(id as usize).and_then(Option::as_mut);
-            if let Some(entry) = entry.filter(|entry| entry.deadline == Some(at)) {
-                entry.deadline = None;
-                self.queue(ActorId(id));
-            }
+        while let Some(id) = self.timers.expire(now) {
+            self.queue(ActorId(id));
         }
     }
 
@@ -535,7 +520,7 @@ impl Loop {
     fn wait(&mut self) {
         let began = now();
         let spin_until = began + self.spin;
-        let earliest = self.timers.peek().map(|Reverse((at, _))| *at);
+        let earliest = self.timers.first();
         while self.spin > Nanos(0) {
             self.poll(None);
             let now = now();
