@@ -4,6 +4,7 @@
 //! never block, never spawn and never read the clock: time is an argument ([`Nanos`]).
 //! This crate knows no protocol, no message and no operating system thread.
 
+mod budget;
 mod buf;
 mod error;
 mod geometry;
@@ -14,6 +15,7 @@ mod stats;
 pub mod testkit;
 mod time;
 
+pub use budget::{Budget, Spent, VOLUME_MEMORY};
 pub use buf::{Gather, IoBuf, PAGE_BYTES, PageRef, PageSlot, pool_bytes};
 pub use error::IoError;
 pub use geometry::{Geometry, Identity, State};

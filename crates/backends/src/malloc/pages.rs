@@ -1,7 +1,10 @@
 //! A sparse array of pages: a tree of tables in which only what was touched exists.
 
-use blk::{PAGE_BYTES, PageSlot};
+use blk::{Budget, PAGE_BYTES, PageSlot, Spent};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+const PAGE: u64 = PAGE_BYTES as u64;
 
 /// Entries in a table: a leaf of page slots then is one page itself, and covers 2 MiB.
 const FANOUT: u64 = 512;
@@ -19,9 +22,12 @@ type Table<T> = [OnceLock<Box<T>>; FANOUT as usize];
 type Root = Table<Table<Leaf>>;
 
 /// A sparse array of pages that many threads read and write. Tables stay until it is dropped:
-/// 0.2 % of the pages they once held.
+/// 0.2 % of the pages they once held. Tables and pages count against a budget.
 pub(super) struct Pages {
     roots: [OnceLock<Box<Root>>; ROOTS],
+    budget: &'static Budget,
+    /// Bytes that this array has of the budget.
+    held: AtomicU64,
 }
 
 fn index(page: u64, below: u64) -> usize {
@@ -35,10 +41,51 @@ fn next(page: u64, unit: u64) -> u64 {
 
 impl Pages {
     /// No pages.
-    pub(super) const fn new() -> Self {
+    pub(super) const fn new(budget: &'static Budget) -> Self {
         Self {
             roots: [const { OnceLock::new() }; ROOTS],
+            budget,
+            held: AtomicU64::new(0),
         }
+    }
+
+    /// Takes memory for so many pages.
+    ///
+    /// # Errors
+    /// The budget is spent.
+    pub(super) fn take(&self, pages: u64) -> Result<(), Spent> {
+        if pages > 0 {
+            self.budget.take(pages * PAGE)?;
+            self.held.fetch_add(pages * PAGE, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Tells what became of pages that were taken: `kept` of them have a place now, which may be
+    /// more if others cleared places meanwhile.
+    pub(super) fn settle(&self, taken: u64, kept: u64) {
+        if kept > taken {
+            self.charge((kept - taken) * PAGE);
+        } else if taken > kept {
+            self.held.fetch_sub((taken - kept) * PAGE, Relaxed);
+            self.budget.give((taken - kept) * PAGE);
+        }
+    }
+
+    fn charge(&self, bytes: u64) {
+        self.held.fetch_add(bytes, Relaxed);
+        self.budget.charge(bytes);
+    }
+
+    /// What it counts against.
+    pub(super) fn budget(&self) -> &'static Budget {
+        self.budget
+    }
+
+    /// A table, made and counted.
+    fn made<T>(&self, table: T) -> Box<T> {
+        self.charge(size_of::<T>() as u64);
+        Box::new(table)
     }
 
     /// The place of a page, or the first page number above it at which there may be one.
@@ -61,12 +108,12 @@ impl Pages {
     /// # Panics
     /// If the page lies beyond [`BYTES_MAX`].
     pub(super) fn slot_or_make(&self, page: u64) -> &PageSlot {
-        let table = || Box::new([const { OnceLock::new() }; FANOUT as usize]);
         let root = self.roots[(page / ROOT_PAGES) as usize]
-            .get_or_init(|| Box::new([const { OnceLock::new() }; FANOUT as usize]));
-        let table = root[index(page, FANOUT * FANOUT)].get_or_init(table);
+            .get_or_init(|| self.made([const { OnceLock::new() }; FANOUT as usize]));
+        let table = root[index(page, FANOUT * FANOUT)]
+            .get_or_init(|| self.made([const { OnceLock::new() }; FANOUT as usize]));
         let leaf = table[index(page, FANOUT)]
-            .get_or_init(|| Box::new([const { PageSlot::new() }; FANOUT as usize]));
+            .get_or_init(|| self.made([const { PageSlot::new() }; FANOUT as usize]));
         &leaf[index(page, 1)]
     }
 
@@ -87,13 +134,20 @@ impl Pages {
     }
 }
 
+impl Drop for Pages {
+    fn drop(&mut self) {
+        self.budget.give(*self.held.get_mut());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn far_pages_are_found_again_and_the_rest_is_skipped() {
-        let pages = Pages::new();
+        static BUDGET: Budget = Budget::new(0);
+        let pages = Pages::new(&BUDGET);
         let last = BYTES_MAX / PAGE_BYTES as u64 - 1;
         for (page, mark) in [(0, 1), (511, 2), (ROOT_PAGES + 5, 3), (last, 4)] {
             pages.slot_or_make(page).update(|bytes| bytes[0] = mark);
@@ -106,5 +160,9 @@ mod tests {
         assert_eq!(pages.slot(FANOUT * FANOUT).err(), Some(2 * FANOUT * FANOUT));
         assert_eq!(pages.slot(2 * ROOT_PAGES + 7).err(), Some(3 * ROOT_PAGES));
         assert_eq!(pages.resident(last + 1), 4);
+        // Four leaves of a page each, and above them three tables and three roots of two.
+        assert_eq!(BUDGET.bytes_used(), (4 - 1 + 2 * 6) * PAGE);
+        drop(pages);
+        assert_eq!(BUDGET.bytes_used(), 0);
     }
 }

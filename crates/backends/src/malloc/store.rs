@@ -1,7 +1,7 @@
 //! The memory of a volume, seen as blocks: whole pages change hands, and no block is ever torn.
 
 use super::pages::Pages;
-use blk::{IoBuf, PAGE_BYTES, PageRef, PageSlot};
+use blk::{Budget, IoBuf, PAGE_BYTES, PageRef, PageSlot, Spent};
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock};
 
@@ -37,12 +37,12 @@ fn parts(range: Range<u64>) -> impl Iterator<Item = (u64, Range<usize>)> {
 }
 
 impl Store {
-    /// Empty memory for blocks of `stride` bytes.
-    pub(super) fn new(stride: u32) -> Self {
+    /// Empty memory for blocks of `stride` bytes, which counts against `budget`.
+    pub(super) fn new(stride: u32, budget: &'static Budget) -> Self {
         let straddles = !PAGE_BYTES.is_multiple_of(stride as usize);
         let locks = || (0..LOCKS).map(|_| RwLock::new(())).collect();
         Self {
-            pages: Pages::new(),
+            pages: Pages::new(budget),
             stride: u64::from(stride),
             locks: straddles.then(locks),
         }
@@ -129,34 +129,49 @@ impl Store {
     }
 
     /// Stores `buf` in the blocks, which it must fill. Whole pages of it are kept as they are.
-    pub(super) fn write(&self, blocks: Range<u64>, buf: &IoBuf) {
-        let mut source = source(buf);
+    ///
+    /// # Errors
+    /// The budget is spent, and nothing was stored. Pages that are there already cost nothing.
+    pub(super) fn write(&self, blocks: Range<u64>, buf: &IoBuf) -> Result<(), Spent> {
+        let there = |page| self.pages.slot(page).is_ok_and(|slot| !slot.is_empty());
+        let taken = parts(self.bytes(&blocks))
+            .filter(|(page, _)| !there(*page))
+            .count() as u64;
+        self.pages.take(taken)?;
+        let (mut source, mut kept) = (source(buf), 0);
         for group in self.groups(blocks) {
             self.writing(&group, |bytes| {
                 for (page, part) in parts(bytes) {
-                    self.write_part(page, part, &mut source);
+                    kept += u64::from(self.write_part(page, part, &mut source));
                 }
             });
         }
+        self.pages.settle(taken, kept);
+        Ok(())
     }
 
+    /// What the memory counts against.
+    pub(super) fn budget(&self) -> &'static Budget {
+        self.pages.budget()
+    }
+
+    /// True if the place of the page was empty.
     fn write_part<'a>(
         &self,
         page: u64,
         part: Range<usize>,
         source: &mut Source<'a, impl Iterator<Item = &'a [u8]>>,
-    ) {
+    ) -> bool {
         let slot = self.pages.slot_or_make(page);
         if part.len() < PAGE_BYTES {
-            slot.update(|bytes| source.copy(&mut bytes[part]));
-            return;
+            return slot.update(|bytes| source.copy(&mut bytes[part]));
         }
         let page = source.take_page().unwrap_or_else(|| {
             let mut page = PageRef::alloc();
             source.copy(page.get_mut().expect("a fresh page is unique"));
             page
         });
-        drop(slot.swap(Some(page)));
+        slot.swap(Some(page)).is_none()
     }
 
     /// Makes blocks of the range read as zeroes, from the first on, and gives whole pages back.
@@ -177,26 +192,38 @@ impl Store {
             }
             let end = (at / chunk + 1) * chunk;
             let group = at..end.min(blocks.end);
-            let pages = self.writing(&group, |bytes| {
-                parts(bytes)
-                    .map(|(page, part)| self.clear_part(page, part))
-                    .count()
+            let (mut seen, mut freed, mut filled) = (0, 0, 0);
+            self.writing(&group, |bytes| {
+                for (page, part) in parts(bytes) {
+                    seen += 1;
+                    match self.clear_part(page, part) {
+                        Cleared::Freed => freed += 1,
+                        Cleared::Filled => filled += 1,
+                        Cleared::Kept => {}
+                    }
+                }
             });
-            left = left.saturating_sub(pages);
+            self.pages.settle(freed, filled);
+            left = left.saturating_sub(seen);
             at = group.end;
         }
         at
     }
 
-    fn clear_part(&self, page: u64, part: Range<usize>) {
+    fn clear_part(&self, page: u64, part: Range<usize>) -> Cleared {
         let Ok(slot) = self.pages.slot(page) else {
-            return;
+            return Cleared::Kept;
         };
         if part.len() == PAGE_BYTES {
-            drop(slot.swap(None));
-        } else if !slot.is_empty() {
-            slot.update(|bytes| bytes[part].fill(0));
+            return match slot.swap(None) {
+                Some(_) => Cleared::Freed,
+                None => Cleared::Kept,
+            };
         }
+        if !slot.is_empty() && slot.update(|bytes| bytes[part].fill(0)) {
+            return Cleared::Filled;
+        }
+        Cleared::Kept
     }
 
     /// Pages that hold memory.
@@ -205,6 +232,16 @@ impl Store {
         self.pages
             .resident(super::pages::BYTES_MAX / PAGE_BYTES as u64)
     }
+}
+
+/// What clearing has made of the place of a page.
+enum Cleared {
+    /// As empty or as full as it was.
+    Kept,
+    /// It is empty now.
+    Freed,
+    /// Another thread had emptied it a moment ago, and it holds zeroes now.
+    Filled,
 }
 
 /// Reads a buffer from its beginning to its end.

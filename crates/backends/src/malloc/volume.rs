@@ -2,7 +2,10 @@
 
 use super::store::Store;
 use crate::shape::Shape;
-use blk::{Done, Geometry, Home, Io, IoError, Lane, Lba, Nanos, Op, Subscriber, Volume};
+use blk::{
+    Budget, Done, Geometry, Home, Io, IoError, Lane, Lba, Nanos, Op, Spent, Subscriber,
+    VOLUME_MEMORY, Volume,
+};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Weak};
@@ -22,7 +25,12 @@ pub(crate) struct MallocVolume(Arc<Inner>);
 impl MallocVolume {
     /// An empty volume of this geometry, no larger than [`super::pages::BYTES_MAX`].
     pub(crate) fn new(geometry: Geometry) -> Self {
-        let store = Store::new(geometry.stride());
+        Self::within(&VOLUME_MEMORY, geometry)
+    }
+
+    /// The same, with a budget of its own.
+    fn within(budget: &'static Budget, geometry: Geometry) -> Self {
+        let store = Store::new(geometry.stride(), budget);
         Self(Arc::new(Inner {
             shape: Shape::new(geometry),
             store,
@@ -80,12 +88,27 @@ impl MallocLane {
             Op::Read if io.buf.is_empty() => io.buf = store.share(blocks),
             Op::Read if !io.buf.is_exclusive() => return Err(IoError::Misaligned),
             Op::Read => store.fill(blocks, &mut io.buf),
-            Op::Write => store.write(blocks, &io.buf),
+            Op::Write => return store.write(blocks, &io.buf).map_err(|e| self.full(e)),
             Op::Compare if store.share(blocks) != io.buf => return Err(IoError::Miscompare),
             // Memory is as durable as it gets; there is nothing to flush.
             Op::Compare | Op::Flush | Op::Unmap | Op::WriteZeroes => {}
         }
         Ok(())
+    }
+
+    /// There is no memory left for a write.
+    #[cold]
+    fn full(&self, spent: Spent) -> IoError {
+        if spent.first {
+            let budget = self.inner.store.budget();
+            tracing::error!(
+                mib_used = budget.bytes_used() >> 20,
+                mib_max = budget.bytes_max() >> 20,
+                "malloc volumes hold all that memory-mib-max allows: writes to new blocks fail \
+                 until hosts unmap some, a volume is deleted, or the server runs with more"
+            );
+        }
+        IoError::NoSpace
     }
 
     fn clear(&mut self) {
@@ -226,6 +249,74 @@ mod tests {
         assert_eq!(volume.0.store.resident(), 2);
         assert_eq!(read(&mut *lane, last, 1).to_vec(), [1; PAGE_BYTES]);
         assert_eq!(read(&mut *lane, 1 << 20, 1).to_vec(), [0; PAGE_BYTES]);
+    }
+
+    #[test]
+    fn a_spent_budget_refuses_new_blocks_only_and_clearing_gives_it_back() {
+        // Eight pages of data, and the leaf, table and root above them.
+        const PAGES: u64 = 8;
+        static BUDGET: Budget = Budget::new((PAGES + 5) * PAGE_BYTES as u64);
+        for block_bytes in [512, 4096, 16_384] {
+            let blocks = 64 * PAGE_BYTES as u64 / u64::from(block_bytes);
+            let volume = MallocVolume::within(&BUDGET, geometry(block_bytes, 0, blocks));
+            let mut lane = lane(&volume);
+            let in_32k = 8 * PAGE_BYTES as u32 / block_bytes;
+            let bytes =
+                |mark: u8, len: u32| IoBuf::from_slice(&vec![mark; (len * block_bytes) as usize]);
+            let mut go = |op, lba, len, buf| run(&mut *lane, Io::new(op, Lba(lba), len, buf, 0));
+            // The tables are counted with the first write, so that one more fails.
+            assert_eq!(go(Op::Write, 0, in_32k, bytes(1, in_32k)).result, Ok(()));
+            let new = u64::from(in_32k);
+            let refused = go(Op::Write, new, 1, bytes(2, 1));
+            assert_eq!(refused.result, Err(IoError::NoSpace));
+            assert_eq!(go(Op::Write, 0, in_32k, bytes(3, in_32k)).result, Ok(()));
+            let seen = go(Op::Read, 0, in_32k, IoBuf::empty());
+            assert_eq!(seen.buf, bytes(3, in_32k));
+            assert_eq!(go(Op::Read, new, 1, IoBuf::empty()).buf, bytes(0, 1));
+
+            for op in [Op::Unmap, Op::WriteZeroes] {
+                assert_eq!(go(op, 0, in_32k, IoBuf::empty()).result, Ok(()));
+                assert_eq!(BUDGET.bytes_used(), 5 * PAGE_BYTES as u64);
+                assert_eq!(go(Op::Write, new, in_32k, bytes(4, in_32k)).result, Ok(()));
+                assert_eq!(go(op, new, in_32k, IoBuf::empty()).result, Ok(()));
+            }
+            drop((lane, volume));
+            assert_eq!(BUDGET.bytes_used(), 0, "a volume that goes gives back all");
+        }
+    }
+
+    #[test]
+    fn the_count_is_exact_when_threads_write_and_clear_the_same_blocks() {
+        static BUDGET: Budget = Budget::new(u64::MAX);
+        for (block_bytes, metadata_bytes) in [(512, 0), (4096, 0), (4096, 8)] {
+            let volume = MallocVolume::within(&BUDGET, geometry(block_bytes, metadata_bytes, 64));
+            let stride = volume.geometry().stride() as usize;
+            std::thread::scope(|scope| {
+                for seed in 1..=4 {
+                    let volume = &volume;
+                    scope.spawn(move || {
+                        let (mut lane, mut random) = (lane(volume), Random(seed));
+                        for _ in 0..5000 {
+                            let (lba, blocks) = (random.below(48), 1 + random.below(16) as u32);
+                            let (op, buf) = match random.below(2) {
+                                0 => (
+                                    Op::Write,
+                                    IoBuf::from_slice(&vec![1; blocks as usize * stride]),
+                                ),
+                                _ => (Op::Unmap, IoBuf::empty()),
+                            };
+                            let done = run(&mut *lane, Io::new(op, Lba(lba), blocks, buf, 0));
+                            assert_eq!(done.result, Ok(()));
+                        }
+                    });
+                }
+            });
+            let tables = 5;
+            let held = (volume.0.store.resident() + tables) * PAGE_BYTES as u64;
+            assert_eq!(BUDGET.bytes_used(), held);
+            drop(volume);
+            assert_eq!(BUDGET.bytes_used(), 0);
+        }
     }
 
     #[test]

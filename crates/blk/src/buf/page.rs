@@ -291,8 +291,9 @@ impl PageSlot {
     }
 
     /// Changes the bytes of the page that is here, as one step for all other users of the slot.
-    /// Readers that hold the old page keep it as it was. An empty place starts as zeroes.
-    pub fn update(&self, change: impl FnOnce(&mut [u8])) {
+    /// Readers that hold the old page keep it as it was. An empty place starts as zeroes; true if
+    /// it was one.
+    pub fn update(&self, change: impl FnOnce(&mut [u8])) -> bool {
         let old = self.lock();
         // SAFETY: the slot owns the address, and is not unlocked before it owns a new one.
         let mut page = match unsafe { PageRef::from_address(old) } {
@@ -311,6 +312,7 @@ impl PageSlot {
                 .expect("the page is fresh, or unique and its slot locked"),
         );
         self.unlock(page.into_address());
+        old == 0
     }
 
     /// True if nothing is here.

@@ -62,6 +62,10 @@ pub struct Settings {
     /// Longest time in microseconds that an idle reactor spins before it sleeps; 0 never spins
     #[arg(long, env = "OPI_SPIN_US_MAX", value_name = "US")]
     pub spin_us_max: Option<u64>,
+    /// Most memory in MiB that malloc volumes may hold together; 0 takes three quarters of what is
+    /// available at the start
+    #[arg(long, env = "OPI_MEMORY_MIB_MAX", value_name = "MIB")]
+    pub memory_mib_max: Option<u64>,
     /// What makes the resources real
     #[arg(long, env = "OPI_PLATFORM", value_name = "NAME")]
     pub platform: Option<String>,
@@ -121,6 +125,8 @@ pub struct Config {
     pub io_engine: IoEngine,
     /// Longest spin in microseconds.
     pub spin_us_max: u64,
+    /// Most memory in MiB that malloc volumes may hold; 0 for a share of what is available.
+    pub memory_mib_max: u64,
     /// What makes the resources real.
     pub platform: String,
     /// Names as the reference bridge has them.
@@ -219,6 +225,7 @@ fn merge(flags: &Flags, file: Settings, note: Note<'_>) -> Result<Config, String
     let cores = pick!(cores, String::new());
     let io_engine = pick!(io_engine, IoEngine::Auto);
     let spin_us_max = pick!(spin_us_max, 50);
+    let memory_mib_max = pick!(memory_mib_max, 0);
     let platform = pick!(platform, "native".to_owned());
     let legacy_names = pick!(legacy_names, false);
     let none = PathBuf::new;
@@ -243,6 +250,7 @@ fn merge(flags: &Flags, file: Settings, note: Note<'_>) -> Result<Config, String
         cores,
         io_engine,
         spin_us_max,
+        memory_mib_max,
         platform,
         legacy_names,
         tls,

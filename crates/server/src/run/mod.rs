@@ -1,5 +1,6 @@
 //! `opi serve` from start to end: puts everything together, in the order in which it must happen.
 
+mod memory;
 mod operations;
 
 use api::Error;
@@ -171,6 +172,7 @@ async fn start(config: &Config, state_dir: PathBuf, key_file: &Path) -> Result<R
         keep: Arc::new(writer.clone()),
         restored: Arc::<Latch>::default(),
     };
+    memory::set_budget(config.memory_mib_max);
     let handlers = drivers::platform(&config.platform, &world)?;
     let service = Service::start(Start {
         settings: Settings {
