@@ -141,8 +141,9 @@ impl Uring {
                         continue;
                     };
                     let watch = &self.watches[&fd];
+                    // Told in any case: a broken descriptor is for its owner to find out.
                     events.push(Event::Fd(watch.actor));
-                    if ended && completion.result() >= 0 {
+                    if ended && may_watch_again(completion.result()) {
                         rearm.push((fd, data));
                     }
                 }
@@ -207,6 +208,15 @@ impl Uring {
     }
 }
 
+/// Whether a poll that ended with this result can be armed again: not where it would end the same
+/// way at once, for ever.
+fn may_watch_again(result: i32) -> bool {
+    !matches!(
+        -result,
+        libc::EBADF | libc::EINVAL | libc::EPERM | libc::EOPNOTSUPP
+    )
+}
+
 fn clear(fd: types::Fd, mode: i32, offset: u64, len: u64) -> squeue::Entry {
     let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
     opcode::Fallocate::new(fd, len)
@@ -235,5 +245,100 @@ impl Drop for Uring {
                 std::process::abort();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
+    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::time::{Duration, Instant};
+
+    /// Longer than any of these tests may take: who waits for this long has slept.
+    const LONG: Nanos = Nanos::from_secs(20);
+
+    fn bell() -> OwnedFd {
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
+    }
+
+    /// Polls until there is an event besides the bell's, which has to come well before the time to
+    /// sleep is over.
+    fn next_events(ring: &mut Uring) -> Vec<Event> {
+        let (began, mut events) = (Instant::now(), Vec::new());
+        while events.is_empty() {
+            ring.poll(Some(LONG), &mut events).unwrap();
+            events.retain(|event| !matches!(event, Event::Bell));
+            assert!(began.elapsed() < Duration::from_secs(15), "it slept");
+        }
+        events
+    }
+
+    #[test]
+    fn a_ring_with_a_backlog_does_not_sleep() {
+        let (bell, (quiet, _writer)) = (bell(), rustix::pipe::pipe().unwrap());
+        let mut ring = Uring::new(bell.as_raw_fd()).unwrap();
+        // More than there are places, and none of them ever completes.
+        for number in 0..u64::from(4 * ENTRIES) {
+            ring.push(poll_entry(quiet.as_raw_fd(), KIND_IGNORED | number));
+        }
+        let file = tempfile::tempfile().unwrap();
+        ring.start_file(&Request {
+            slot: 5,
+            fd: file.as_raw_fd(),
+            op: FileOp::Sync,
+            offset: 0,
+            pieces: std::ptr::null(),
+            count: 0,
+        });
+        assert!(!ring.backlog.is_empty());
+        let events = next_events(&mut ring);
+        assert!(matches!(events[..], [Event::File { slot: 5, result: 0 }]));
+    }
+
+    #[test]
+    fn a_poll_that_ends_with_an_error_is_told_and_armed_again() {
+        let (bell, watched) = (bell(), bell());
+        let mut ring = Uring::new(bell.as_raw_fd()).unwrap();
+        ring.watch(watched.as_raw_fd(), ActorId(3)).unwrap();
+        assert!(matches!(
+            next_events(&mut ring)[..],
+            [Event::Fd(ActorId(3))]
+        ));
+        // As if the kernel had ended it: the watch itself stays.
+        let data = ring.watches[&watched.as_raw_fd()].data;
+        let cancel = opcode::AsyncCancel::new(data).build();
+        ring.push(cancel.user_data(KIND_IGNORED));
+        assert!(matches!(
+            next_events(&mut ring)[..],
+            [Event::Fd(ActorId(3))]
+        ));
+        // Armed again it says at once that the descriptor can be written.
+        assert!(matches!(
+            next_events(&mut ring)[..],
+            [Event::Fd(ActorId(3))]
+        ));
+        rustix::io::write(&watched, &1_u64.to_ne_bytes()).unwrap();
+        assert!(matches!(
+            next_events(&mut ring)[..],
+            [Event::Fd(ActorId(3))]
+        ));
+    }
+
+    #[test]
+    fn a_descriptor_that_cannot_be_watched_is_told_once() {
+        let bell = bell();
+        let mut ring = Uring::new(bell.as_raw_fd()).unwrap();
+        let closed = i32::MAX;
+        ring.watch(closed, ActorId(4)).unwrap();
+        assert!(matches!(
+            next_events(&mut ring)[..],
+            [Event::Fd(ActorId(4))]
+        ));
+        let mut more = Vec::new();
+        for _ in 0..10 {
+            ring.poll(Some(Nanos::from_micros(100)), &mut more).unwrap();
+        }
+        assert!(more.iter().all(|event| matches!(event, Event::Bell)));
     }
 }
