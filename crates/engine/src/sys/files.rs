@@ -13,6 +13,10 @@ use std::sync::Arc;
 /// Pieces of one vectored call; Linux allows 1024 (`UIO_MAXIOV`), the rest follows in a second.
 const PIECES_MAX: usize = 256;
 
+/// Times that a call which the kernel puts off is made again in a row before its submitter is told:
+/// a device that stays busy must not keep a thread busy too.
+const TRIES_MAX: u8 = 16;
+
 /// What a driver is asked to do. The pointers belong to a slot and outlive the operation.
 pub(crate) struct Request {
     pub(crate) slot: usize,
@@ -35,6 +39,8 @@ struct Slot {
     actor: ActorId,
     pieces: Vec<libc::iovec>,
     moved: usize,
+    /// Calls put off since bytes last moved.
+    tries: u8,
 }
 
 impl Slot {
@@ -97,7 +103,9 @@ impl FileHub {
         result: i32,
     ) -> Option<ActorId> {
         let slot = &mut self.slots[index];
-        let again = result == -libc::EINTR || result == -libc::EAGAIN;
+        let put_off = result == -libc::EINTR || result == -libc::EAGAIN;
+        slot.tries = if put_off { slot.tries + 1 } else { 0 };
+        let again = put_off && slot.tries < TRIES_MAX;
         if result > 0 && slot.moves_bytes() {
             slot.moved += result as usize;
         }
@@ -123,13 +131,14 @@ impl FileHub {
     }
 }
 
-/// The private queue that a lane gets from its home.
+/// The private queue that a lane gets from its home. The driver comes before the hub: if this is
+/// the last to hold them, the kernel is done with the buffers before they are let go of.
 pub(crate) struct Queue {
     pub(crate) file: Arc<File>,
     pub(crate) done: Rc<RefCell<Vec<FileDone>>>,
     pub(crate) actor: ActorId,
-    pub(crate) hub: Rc<RefCell<FileHub>>,
     pub(crate) driver: Rc<RefCell<Driver>>,
+    pub(crate) hub: Rc<RefCell<FileHub>>,
 }
 
 impl FileQueue for Queue {
@@ -141,6 +150,7 @@ impl FileQueue for Queue {
             actor: self.actor,
             pieces: Vec::new(),
             moved: 0,
+            tries: 0,
         };
         self.hub
             .borrow_mut()
@@ -149,5 +159,42 @@ impl FileQueue for Queue {
 
     fn poll(&mut self, done: &mut Vec<FileDone>) {
         done.append(&mut self.done.borrow_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blk::IoBuf;
+    use rustix::event::{EventfdFlags, eventfd};
+
+    #[test]
+    fn a_call_that_is_put_off_again_and_again_comes_back() {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let driver = Driver::epoll(bell.as_raw_fd()).unwrap();
+        let mut queue = Queue {
+            file: Arc::new(tempfile::tempfile().unwrap()),
+            done: Rc::default(),
+            actor: ActorId(1),
+            driver: Rc::new(RefCell::new(driver)),
+            hub: Rc::default(),
+        };
+        // Without buffers, so that it is no matter when the calls of this test take place.
+        queue.submit(FileIo {
+            op: FileOp::Sync,
+            offset: 0,
+            buf: IoBuf::empty(),
+            token: 9,
+        });
+        let (hub, driver) = (queue.hub.clone(), queue.driver.clone());
+        let put_off = || {
+            let (mut hub, mut driver) = (hub.borrow_mut(), driver.borrow_mut());
+            hub.ended(&mut driver, 0, -libc::EAGAIN)
+        };
+        let tries = (1..=1000).find(|_| put_off().is_some());
+        assert_eq!(tries, Some(usize::from(TRIES_MAX)));
+        let mut done = Vec::new();
+        queue.poll(&mut done);
+        assert_eq!((done[0].token, done[0].result), (9, Err(libc::EAGAIN)));
     }
 }
