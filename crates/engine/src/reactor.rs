@@ -160,9 +160,20 @@ impl Reactors {
     /// Starts the threads.
     pub fn start(options: &Options) -> io::Result<Self> {
         let cores = placement(&options.cores)?;
-        let backend = choose(options.backend)?;
-        let (mut reactors, mut threads) = (Vec::new(), Vec::new());
-        for (number, core) in cores.into_iter().enumerate() {
+        choose(options.backend, |backend| {
+            Self::start_over(backend, &cores, options.spin_max)
+        })
+    }
+
+    /// Starts all threads, or none.
+    fn start_over(backend: Backend, cores: &[Option<usize>], spin_max: Nanos) -> io::Result<Self> {
+        // Dropped on the way out if one of them fails, and with it those before.
+        let mut all = Threads {
+            reactors: Vec::new(),
+            threads: Mutex::default(),
+            backend,
+        };
+        for (number, &core) in cores.iter().enumerate() {
             let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
             let shared = Arc::new(Shared {
                 inbox: Mutex::default(),
@@ -172,21 +183,20 @@ impl Reactors {
                 actors: AtomicUsize::new(0),
             });
             let reactor = Reactor(shared);
-            let (own, spin_max) = (reactor.clone(), options.spin_max);
+            let own = reactor.clone();
             let (tell, told) = mpsc::channel();
             let thread = std::thread::Builder::new()
                 .name(format!("reactor-{number}"))
                 .spawn(move || Local::main(own, core, backend, spin_max, &tell))?;
+            all.reactors.push(reactor);
+            all.threads
+                .get_mut()
+                .expect("no holder panics")
+                .push(thread);
             told.recv()
                 .unwrap_or_else(|_| Err(io::Error::other("the reactor thread ended")))?;
-            reactors.push(reactor);
-            threads.push(thread);
         }
-        Ok(Self(Arc::new(Threads {
-            reactors,
-            threads: Mutex::new(threads),
-            backend,
-        })))
+        Ok(Self(Arc::new(all)))
     }
 
     /// Each of them.
@@ -239,17 +249,15 @@ fn placement(wanted: &[usize]) -> io::Result<Vec<Option<usize>>> {
     Ok(wanted.iter().copied().map(Some).collect())
 }
 
-fn choose(wanted: Backend) -> io::Result<Backend> {
+/// Starts as wanted. A machine may have rings for some reactors and not for all, so the automatic
+/// choice is made by starting all of them.
+fn choose<T>(wanted: Backend, start: impl Fn(Backend) -> io::Result<T>) -> io::Result<T> {
     if wanted != Backend::Auto {
-        return Ok(wanted);
+        return start(wanted);
     }
-    let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
-    Ok(match Driver::uring(bell.as_raw_fd()) {
-        Ok(_) => Backend::Uring,
-        Err(error) => {
-            tracing::warn!(%error, "io_uring cannot be used here: epoll and threads do the work");
-            Backend::Epoll
-        }
+    start(Backend::Uring).or_else(|error| {
+        tracing::warn!(%error, "io_uring cannot be used here: epoll and threads do the work");
+        start(Backend::Epoll)
     })
 }
 
@@ -339,17 +347,19 @@ impl Local {
     ) {
         let _abort = AbortOnPanic;
         let start = || -> io::Result<Driver> {
+            let bell = reactor.0.bell.as_raw_fd();
+            let driver = if backend == Backend::Epoll {
+                Driver::epoll(bell)?
+            } else {
+                Driver::uring(bell)?
+            };
+            // After the driver: its threads for files go wherever the process may.
             if let Some(core) = core {
                 let mut set = CpuSet::new();
                 set.set(core);
                 sched_setaffinity(None, &set)?;
             }
-            let bell = reactor.0.bell.as_raw_fd();
-            if backend == Backend::Epoll {
-                Driver::epoll(bell)
-            } else {
-                Driver::uring(bell)
-            }
+            Ok(driver)
         };
         let driver = match start() {
             Ok(driver) => driver,
@@ -566,5 +576,27 @@ impl Loop {
         while self.local.hub.borrow().in_flight() > 0 {
             self.poll(Some(Nanos::from_millis(100)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_automatic_choice_falls_back_when_starting_fails() {
+        let no_rings = |backend| match backend {
+            Backend::Uring => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
+            other => Ok(other),
+        };
+        assert_eq!(choose(Backend::Auto, no_rings).unwrap(), Backend::Epoll);
+        assert!(choose(Backend::Uring, no_rings).is_err());
+        assert_eq!(choose(Backend::Auto, Ok).unwrap(), Backend::Uring);
+        assert!(
+            choose(Backend::Epoll, |_| Err::<(), _>(
+                io::ErrorKind::Other.into()
+            ))
+            .is_err()
+        );
     }
 }

@@ -28,7 +28,6 @@ pub(crate) struct Epoll {
     files_bell: Arc<OwnedFd>,
     outcomes: Outcomes,
     work: Option<Sender<Request>>,
-    jobs: Arc<Mutex<Receiver<Request>>>,
     workers: Vec<JoinHandle<()>>,
     buffer: Vec<sys::Event>,
 }
@@ -39,6 +38,7 @@ fn borrow(fd: &RawFd) -> BorrowedFd<'_> {
 }
 
 impl Epoll {
+    /// Also starts the workers, which go where the calling thread may go: it is pinned after.
     pub(crate) fn new(bell: RawFd) -> io::Result<Self> {
         let epoll = sys::create(CreateFlags::CLOEXEC)?;
         let files_bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -46,15 +46,24 @@ impl Epoll {
         sys::add(&epoll, borrow(&bell), EventData::new_u64(BELL), flags)?;
         sys::add(&epoll, &files_bell, EventData::new_u64(FILES), flags)?;
         let (work, jobs) = channel();
-        Ok(Self {
+        let jobs = Arc::new(Mutex::new(jobs));
+        let mut own = Self {
             epoll,
             files_bell: Arc::new(files_bell),
             outcomes: Outcomes::default(),
             work: Some(work),
-            jobs: Arc::new(Mutex::new(jobs)),
             workers: Vec::new(),
             buffer: Vec::with_capacity(BATCH),
-        })
+        };
+        for number in 0..WORKERS {
+            let (jobs, outcomes, bell) =
+                (jobs.clone(), own.outcomes.clone(), own.files_bell.clone());
+            let worker = std::thread::Builder::new()
+                .name(format!("file-worker-{number}"))
+                .spawn(move || self::work(&jobs, &outcomes, &bell))?;
+            own.workers.push(worker);
+        }
+        Ok(own)
     }
 
     pub(crate) fn watch(&mut self, fd: RawFd, actor: ActorId) -> io::Result<()> {
@@ -75,15 +84,9 @@ impl Epoll {
     }
 
     pub(crate) fn start_file(&mut self, request: Request) {
-        while self.workers.len() < WORKERS {
-            let (jobs, outcomes) = (self.jobs.clone(), self.outcomes.clone());
-            let bell = self.files_bell.clone();
-            self.workers
-                .push(std::thread::spawn(move || work(&jobs, &outcomes, &bell)));
-        }
         let work = self.work.as_ref().expect("taken only by drop");
         work.send(request)
-            .expect("the receiver lives in this structure");
+            .expect("the workers hold the receiver, and stay until drop");
     }
 
     pub(crate) fn poll(&mut self, wait: Option<Nanos>, events: &mut Vec<Event>) -> io::Result<()> {
