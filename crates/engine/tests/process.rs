@@ -1,5 +1,5 @@
-//! What concerns the whole process: its threads, and its end. Each test runs again as a child, where
-//! it is alone.
+//! What concerns the whole process: its threads, and its end. Each test runs again as a child,
+//! where it is alone.
 #![allow(clippy::unwrap_used)]
 
 use engine::{Actor, Backend, Cx, Next, Options, Reactors};

@@ -105,3 +105,190 @@ impl Faults {
         back
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aio::volume::AioVolume;
+    use crate::aio::{Claims, Files, Spec, Volumes};
+    use crate::testing::{FileHome, block_on, job};
+    use api::handler::{Handler, Health};
+    use blk::testkit::run;
+    use blk::{Geometry, Io, IoBuf, Lane, Lba, Op, PAGE_BYTES, Subscriber, Volume};
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+    const NAME: &str = "aioVolumes/a";
+    const BLOCKS: u64 = 64;
+
+    fn place() -> (tempfile::TempDir, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk").to_str().unwrap().to_owned();
+        (folder, path)
+    }
+
+    /// A volume that goes through the page cache, or not if it can.
+    fn volume(path: &str, cached: bool, backing: Option<Backing>) -> AioVolume {
+        let opened = Claims::default().open(path, Some(4096 * BLOCKS), NAME);
+        let mut opened = opened.unwrap();
+        if let Some(backing) = backing {
+            opened.backing = backing;
+        }
+        let alignment = if cached { None } else { opened.go_direct(4096) };
+        AioVolume::new(
+            Geometry::new(4096, BLOCKS),
+            opened,
+            alignment,
+            path.to_owned(),
+        )
+    }
+
+    fn lane(volume: &AioVolume, home: FileHome) -> Box<dyn Lane> {
+        volume.open_lane(&mut home.clone())
+    }
+
+    fn failing(rest: i32) -> FileHome {
+        FileHome {
+            rest: Some(rest),
+            ..FileHome::default()
+        }
+    }
+
+    fn failing_sync(sync: i32) -> FileHome {
+        FileHome {
+            sync: Some(sync),
+            ..FileHome::default()
+        }
+    }
+
+    fn act(lane: &mut dyn Lane, op: Op, fua: bool) -> Result<(), IoError> {
+        let bytes = if op == Op::Write { PAGE_BYTES } else { 0 };
+        let blocks = u32::from(op != Op::Flush);
+        let io = Io::new(op, Lba(3), blocks, IoBuf::zeroes(bytes), 0);
+        run(lane, io.with_fua(fua)).result
+    }
+
+    fn why(volume: &AioVolume) -> Option<String> {
+        match volume.health() {
+            Health::Online => None,
+            Health::Offline(why) => Some(why),
+        }
+    }
+
+    #[test]
+    fn a_failed_sync_stays_failed_on_every_lane_until_the_file_is_opened_again() {
+        for cached in [true, false] {
+            for errno in [libc::EIO, libc::ENOSPC] {
+                let (_folder, path) = place();
+                let first = volume(&path, cached, None);
+                let mut well = lane(&first, FileHome::default());
+                assert_eq!(act(&mut *well, Op::Flush, false), Ok(()));
+                let mut ill = lane(&first, failing_sync(errno));
+                assert!(act(&mut *ill, Op::Flush, false).is_err());
+                for op in [Op::Flush, Op::Write, Op::Unmap, Op::WriteZeroes] {
+                    assert_eq!(act(&mut *well, op, true), Err(IoError::Medium), "{op:?}");
+                }
+                assert_eq!(act(&mut *well, Op::Write, false), Ok(()));
+                assert_eq!(act(&mut *well, Op::Read, true), Ok(()));
+                // Hosts are to get the error, so the way stays open; the volume says why.
+                assert_eq!(first.state(), State::Online);
+                let text = why(&first).unwrap();
+                assert!(text.contains(&path) && text.contains("sync"), "{text}");
+
+                drop((first, well, ill));
+                let again = volume(&path, cached, None);
+                let mut well = lane(&again, FileHome::default());
+                assert_eq!(act(&mut *well, Op::Flush, false), Ok(()));
+                assert_eq!(why(&again), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_durable_write_whose_sync_fails_counts_and_a_refused_one_does_not() {
+        let (_folder, path) = place();
+        let one = volume(&path, true, None);
+        let mut full = lane(&one, failing(libc::ENOSPC));
+        assert_eq!(act(&mut *full, Op::Write, true), Err(IoError::NoSpace));
+        let mut interrupted = lane(&one, failing_sync(libc::EINTR));
+        assert_eq!(act(&mut *interrupted, Op::Flush, true), Err(IoError::Busy));
+        let mut well = lane(&one, FileHome::default());
+        assert_eq!(act(&mut *well, Op::Write, true), Ok(()));
+        let mut ill = lane(&one, failing_sync(libc::EIO));
+        assert_eq!(act(&mut *ill, Op::Write, true), Err(IoError::Medium));
+        assert_eq!(act(&mut *well, Op::Flush, false), Err(IoError::Medium));
+    }
+
+    #[test]
+    fn a_durable_write_that_the_medium_fails_counts_in_direct_io() {
+        let (_folder, path) = place();
+        let one = volume(&path, false, None);
+        let mut ill = lane(&one, failing(libc::EIO));
+        assert_eq!(act(&mut *ill, Op::Write, true), Err(IoError::Medium));
+        let mut well = lane(&one, FileHome::default());
+        assert_eq!(act(&mut *well, Op::Flush, false), Err(IoError::Medium));
+    }
+
+    #[derive(Default)]
+    struct Told(AtomicU32);
+
+    impl Subscriber for Told {
+        fn changed(&self) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_lost_device_takes_the_volume_offline_for_all_until_it_answers_again() {
+        for errno in [libc::ENODEV, libc::ENXIO, libc::ESHUTDOWN, libc::ESTALE] {
+            let (_folder, path) = place();
+            let handler = Volumes::new(Files::default());
+            let spec = Spec {
+                filename: path.clone(),
+                block_size: 4096,
+                blocks_count: BLOCKS as i64,
+                ..Spec::default()
+            };
+            let made = block_on(handler.create(job(NAME), spec)).unwrap();
+            let name = job(NAME).name;
+            let volume = handler.volume(&name).unwrap();
+            let told = Arc::new(Told::default());
+            let subscriber: Arc<dyn Subscriber> = told.clone();
+            volume.subscribe(Arc::downgrade(&subscriber));
+            let mut well = volume.open_lane(&mut FileHome::default());
+            let mut ill = volume.open_lane(&mut failing(errno));
+
+            assert_eq!(act(&mut *ill, Op::Read, false), Err(IoError::Offline));
+            assert_eq!(act(&mut *ill, Op::Read, false), Err(IoError::Offline));
+            assert_eq!(act(&mut *well, Op::Write, false), Err(IoError::Offline));
+            let State::Offline(text) = volume.state() else {
+                panic!("a volume without its device is not online");
+            };
+            assert!(text.contains(&path), "{text}");
+            let seen = handler.observe(&name, &mut made.clone()).health;
+            assert_eq!(seen, Health::Offline(text));
+            assert_eq!(told.0.load(SeqCst), 1);
+
+            block_on(handler.update(job(NAME), made.clone(), made.clone())).unwrap();
+            assert_eq!(volume.state(), State::Online);
+            assert_eq!(told.0.load(SeqCst), 2);
+            assert_eq!(act(&mut *well, Op::Write, false), Ok(()));
+        }
+    }
+
+    #[test]
+    fn any_error_is_a_lost_device_once_the_device_is_gone() {
+        for errno in [libc::EIO, libc::ENOSPC, libc::ETIMEDOUT] {
+            let (_folder, path) = place();
+            let device = tempfile::tempdir().unwrap();
+            let one = volume(&path, false, Some(Backing::on(device.path())));
+            let mut ill = lane(&one, failing(errno));
+            assert_ne!(act(&mut *ill, Op::Read, false), Err(IoError::Offline));
+            assert_eq!(one.state(), State::Online);
+            drop(device);
+            assert_eq!(act(&mut *ill, Op::Read, false), Err(IoError::Offline));
+            assert!(matches!(one.state(), State::Offline(_)));
+            one.look_again();
+            assert!(matches!(one.state(), State::Offline(_)), "it is still gone");
+        }
+    }
+}

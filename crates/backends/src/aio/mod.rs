@@ -183,6 +183,4 @@ impl Kind for Files {
 }
 
 #[cfg(test)]
-mod fault_tests;
-#[cfg(test)]
 mod tests;
