@@ -192,38 +192,30 @@ impl Store {
             }
             let end = (at / chunk + 1) * chunk;
             let group = at..end.min(blocks.end);
-            let (mut seen, mut freed, mut filled) = (0, 0, 0);
+            let (mut seen, mut freed) = (0, 0);
             self.writing(&group, |bytes| {
                 for (page, part) in parts(bytes) {
                     seen += 1;
-                    match self.clear_part(page, part) {
-                        Cleared::Freed => freed += 1,
-                        Cleared::Filled => filled += 1,
-                        Cleared::Kept => {}
-                    }
+                    freed += u64::from(self.clear_part(page, part));
                 }
             });
-            self.pages.settle(freed, filled);
+            self.pages.settle(freed, 0);
             left = left.saturating_sub(seen);
             at = group.end;
         }
         at
     }
 
-    fn clear_part(&self, page: u64, part: Range<usize>) -> Cleared {
+    /// True if a page was given back.
+    fn clear_part(&self, page: u64, part: Range<usize>) -> bool {
         let Ok(slot) = self.pages.slot(page) else {
-            return Cleared::Kept;
+            return false;
         };
         if part.len() == PAGE_BYTES {
-            return match slot.swap(None) {
-                Some(_) => Cleared::Freed,
-                None => Cleared::Kept,
-            };
+            return slot.swap(None).is_some();
         }
-        if !slot.is_empty() && slot.update(|bytes| bytes[part].fill(0)) {
-            return Cleared::Filled;
-        }
-        Cleared::Kept
+        slot.update_if_any(|bytes| bytes[part].fill(0));
+        false
     }
 
     /// Pages that hold memory.
@@ -232,16 +224,6 @@ impl Store {
         self.pages
             .resident(super::pages::BYTES_MAX / PAGE_BYTES as u64)
     }
-}
-
-/// What clearing has made of the place of a page.
-enum Cleared {
-    /// As empty or as full as it was.
-    Kept,
-    /// It is empty now.
-    Freed,
-    /// Another thread had emptied it a moment ago, and it holds zeroes now.
-    Filled,
 }
 
 /// Reads a buffer from its beginning to its end.

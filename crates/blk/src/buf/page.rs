@@ -295,6 +295,20 @@ impl PageSlot {
     /// it was one.
     pub fn update(&self, change: impl FnOnce(&mut [u8])) -> bool {
         let old = self.lock();
+        self.change(old, change);
+        old == 0
+    }
+
+    /// The same, but an empty place stays empty.
+    pub fn update_if_any(&self, change: impl FnOnce(&mut [u8])) {
+        match self.lock() {
+            0 => self.unlock(0),
+            old => self.change(old, change),
+        }
+    }
+
+    /// Changes the page that was here when the slot was locked, and unlocks it.
+    fn change(&self, old: usize, change: impl FnOnce(&mut [u8])) {
         // SAFETY: the slot owns the address, and is not unlocked before it owns a new one.
         let mut page = match unsafe { PageRef::from_address(old) } {
             None => PageRef::zeroed(),
@@ -312,7 +326,6 @@ impl PageSlot {
                 .expect("the page is fresh, or unique and its slot locked"),
         );
         self.unlock(page.into_address());
-        old == 0
     }
 
     /// True if nothing is here.
@@ -350,6 +363,11 @@ mod tests {
         assert_eq!((before.bytes()[0], slot.load().unwrap().bytes()[0]), (1, 2));
         assert!(slot.swap(None).is_some());
         assert!(slot.is_empty() && slot.load().is_none());
+        slot.update_if_any(|_| panic!("nothing is here"));
+        assert!(slot.is_empty() && slot.update(|bytes| bytes[1] = 3));
+        slot.update_if_any(|bytes| bytes[1] += 1);
+        assert!(!slot.update(|bytes| bytes[1] += 1));
+        assert_eq!(slot.load().unwrap().bytes()[..2], [0, 5]);
     }
 
     #[test]
