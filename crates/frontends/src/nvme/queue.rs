@@ -24,6 +24,8 @@ pub(crate) trait Replies {
     /// Completes a command well, with data for the host. More data than the command has room for
     /// become Data SGL Length Invalid.
     fn data(&mut self, command: Ticket, data: IoBuf);
+    /// Bytes of answers that the host has not taken yet.
+    fn unsent(&mut self) -> usize;
 }
 
 /// Answers that come from other threads, with a way to wake the connection they are for.

@@ -1,6 +1,6 @@
 //! How each I/O command begins.
 
-use super::{Command, DATA_MAX, IoQueue, Kind, Pending, READ_BYTES_MAX};
+use super::{Command, DATA_MAX, IoQueue, Kind, Pending};
 use crate::nvme::queue::Replies;
 use blk::{Geometry, Home, Io, IoBuf, Lba, Nanos, Op};
 use wire::nvme::cmds::Dsm;
@@ -51,7 +51,10 @@ impl IoQueue {
             return Err(Status::INVALID_NAMESPACE.dnr());
         }
         match parsed.op {
-            IoOp::Read(rw) => self.read(now, command, parsed.nsid, &rw, Kind::Read, home),
+            IoOp::Read(rw) => {
+                self.unsent = out.unsent();
+                self.read(now, command, parsed.nsid, &rw, Kind::Read, home)
+            }
             IoOp::Verify(rw) => self.read(now, command, parsed.nsid, &rw, Kind::Verify, home),
             IoOp::Write(rw) => self.change(now, command, parsed.nsid, &rw, Op::Write, home),
             IoOp::WriteZeroes(rw) => {
@@ -139,7 +142,9 @@ impl IoQueue {
         if kind == Kind::Read && command.room as usize != bytes {
             return Err(Status::SGL_LENGTH_INVALID.dnr());
         }
-        if self.reading > 0 && self.reading + bytes > READ_BYTES_MAX {
+        if !self.has_room(bytes) {
+            let shortest = self.wants_room.map_or(bytes, |other| other.min(bytes));
+            self.wants_room = Some(shortest);
             return Ok(Begin::Park);
         }
         self.reading += bytes;

@@ -17,8 +17,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use wire::nvme::{FabricsCmd, Sqe, Status};
 
-/// Data of reads under way on one connection, in bytes: enough to keep a fast disk and a fast
-/// network busy; further reads wait, so that deep queues of large reads cannot fill the memory.
+/// Data of reads on one connection, in bytes, from the beginning of the read until the host has
+/// taken them: enough to keep a fast disk and a fast network busy; further reads wait, so that
+/// neither deep queues of large reads nor hosts that do not read their socket fill the memory.
 const READ_BYTES_MAX: usize = 16 << 20;
 
 /// A command as the transport hands it out.
@@ -83,7 +84,12 @@ pub(crate) struct IoQueue {
     done: Vec<Done>,
     /// Lanes with I/O in flight.
     active: Vec<usize>,
+    /// Bytes of reads in lanes.
     reading: usize,
+    /// Bytes that waited for the host when last looked at.
+    unsent: usize,
+    /// The shortest read, in bytes, that waits for room.
+    wants_room: Option<usize>,
     generation: u64,
     fences: u64,
 }
@@ -103,6 +109,8 @@ impl IoQueue {
             done: Vec::new(),
             active: Vec::new(),
             reading: 0,
+            unsent: 0,
+            wants_room: None,
             generation: 0,
             fences: 0,
         }
@@ -346,6 +354,7 @@ impl IoQueue {
     /// Tries the commands again that had to wait. True if one could begin.
     fn unpark(&mut self, now: Nanos, home: &mut dyn Home, out: &mut impl Replies) -> bool {
         let waiting = self.parked.len();
+        self.wants_room = None;
         for _ in 0..waiting {
             if let Some(command) = self.parked.pop_front() {
                 self.start(now, command, home, out);
@@ -354,9 +363,23 @@ impl IoQueue {
         self.parked.len() < waiting
     }
 
+    /// Whether a read of so many bytes may begin. One alone always may.
+    #[inline]
+    fn has_room(&self, bytes: usize) -> bool {
+        let taken = self.reading + self.unsent;
+        taken == 0 || taken + bytes <= READ_BYTES_MAX
+    }
+
+    /// Whether a read that waited for room can begin now that `unsent` bytes wait for the host.
+    pub(crate) fn can_resume(&mut self, unsent: usize) -> bool {
+        self.unsent = unsent;
+        self.wants_room.is_some_and(|bytes| self.has_room(bytes))
+    }
+
     /// The connection is over: what has not begun is dropped, what has is waited for.
     pub(crate) fn abandon(&mut self) {
         self.parked.clear();
+        self.wants_room = None;
         self.first = None;
         self.pairs.retain(|_, pair| pair.has_begun());
     }

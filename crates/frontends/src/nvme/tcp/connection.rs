@@ -88,6 +88,7 @@ pub(super) struct Connection {
 struct Answers<'a> {
     protocol: &'a mut Protocol,
     head: &'a Head,
+    out: &'a mut Gather,
 }
 
 impl Replies for Answers<'_> {
@@ -101,6 +102,12 @@ impl Replies for Answers<'_> {
     fn data(&mut self, command: Ticket, data: IoBuf) {
         let cqe = Cqe::new(0, self.head.value(), Status::SUCCESS);
         self.protocol.respond_data(command.slot, data, cqe);
+    }
+
+    #[inline]
+    fn unsent(&mut self) -> usize {
+        self.protocol.transmit(self.out);
+        self.out.len()
     }
 }
 
@@ -193,6 +200,7 @@ impl Connection {
             let mut out = Answers {
                 protocol: &mut self.protocol,
                 head: &self.head,
+                out: &mut self.out,
             };
             queue.look(&mut out);
         }
@@ -250,6 +258,7 @@ impl Connection {
         let mut out = Answers {
             protocol: &mut self.protocol,
             head: &self.head,
+            out: &mut self.out,
         };
         match &mut self.state {
             State::Open(Queue::Io(queue)) => queue.command(now, command, cx, &mut out),
@@ -267,6 +276,7 @@ impl Connection {
         let mut out = Answers {
             protocol: &mut self.protocol,
             head: &self.head,
+            out: &mut self.out,
         };
         match &mut self.state {
             State::Open(Queue::Io(queue)) => queue.refused(command, status, &mut out),
@@ -331,6 +341,7 @@ impl Connection {
         let mut out = Answers {
             protocol: &mut self.protocol,
             head: &self.head,
+            out: &mut self.out,
         };
         match &mut self.state {
             State::Open(Queue::Io(queue)) | State::Draining(Queue::Io(queue)) => {
@@ -343,6 +354,14 @@ impl Connection {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Whether commands that waited for the host to take its answers can go on now.
+    fn can_resume(&mut self) -> bool {
+        match &mut self.state {
+            State::Open(Queue::Io(queue)) => queue.can_resume(self.out.len()),
+            _ => false,
         }
     }
 
@@ -471,7 +490,7 @@ impl Actor for Connection {
             self.close(cx);
             return self.drain(cx);
         }
-        let more = self.readable || self.held;
+        let more = self.readable || self.held || self.can_resume();
         if more && self.out.len() <= BACKLOG_MAX && self.linger.is_none() {
             Next::Busy
         } else {
