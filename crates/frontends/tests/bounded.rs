@@ -6,7 +6,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use support::NQN;
 use support::Site;
@@ -26,7 +26,7 @@ const GROWTH_MAX: usize = 64 << 20;
 
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap()
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn deep() -> Who {
