@@ -204,14 +204,13 @@ fn io(
     if association.host != wish.data.hostid {
         return Err(InvalidParameter::HOST_ID.into());
     }
-    if !association.is_enabled() {
-        return Err(Status::COMMAND_SEQUENCE.dnr().into());
-    }
     let ticket = association
         .open_queue(connect.qid)
         .map_err(|error| match error {
             QueueError::TooMany => Refused::from(InvalidParameter::QUEUE_ID),
-            QueueError::Taken => Refused::from(Status::COMMAND_SEQUENCE.dnr()),
+            QueueError::Taken | QueueError::Disabled => {
+                Refused::from(Status::COMMAND_SEQUENCE.dnr())
+            }
         })?;
     let passes = passes(place, &association);
     let queue = IoQueue::new(ticket, place.inbox.clone());

@@ -264,6 +264,14 @@ impl Queue {
         done.cqe.result()
     }
 
+    /// Reads CSTS until it is as wanted.
+    pub fn wait_status(&mut self, wanted: u64) {
+        let start = Instant::now();
+        while self.property(CSTS) != wanted {
+            assert!(start.elapsed() < PATIENCE, "CSTS never became {wanted:#b}");
+        }
+    }
+
     pub fn set_cc(&mut self, value: u64) {
         let set = FabricsCmd::PropertySet {
             size: PropertySize::Four,

@@ -10,6 +10,10 @@ use std::task::Waker;
 struct Shared {
     bytes: Vec<u8>,
     held: bool,
+    /// Only these stay in the lanes, although nothing is held.
+    held_op: Option<Op>,
+    /// What becomes of flushes.
+    flush_error: Option<IoError>,
     wakers: Vec<Waker>,
     /// I/Os that were executed, in order.
     log: Vec<(Op, u64, u32, bool)>,
@@ -26,6 +30,13 @@ impl Memory {
     pub fn new(blocks: u64) -> Arc<Self> {
         let mut geometry = Geometry::new(4096, blocks);
         geometry.identity.uuid = [0x5a; 16];
+        Self::with(geometry)
+    }
+
+    /// A volume that may lose completed writes until it is flushed.
+    pub fn cached(blocks: u64) -> Arc<Self> {
+        let mut geometry = Geometry::new(4096, blocks);
+        (geometry.identity.uuid, geometry.write_cache) = ([0x5a; 16], true);
         Self::with(geometry)
     }
 
@@ -51,14 +62,28 @@ impl Memory {
 
     /// I/Os stay in the lanes until released.
     pub fn hold(&self, held: bool) {
+        self.holding(held, None);
+    }
+
+    /// Lets go of all I/Os but those of one kind.
+    pub fn hold_only(&self, op: Op) {
+        self.holding(false, Some(op));
+    }
+
+    fn holding(&self, held: bool, op: Option<Op>) {
         let mut shared = self.shared.lock().unwrap();
-        shared.held = held;
+        (shared.held, shared.held_op) = (held, op);
         let wakers = std::mem::take(&mut shared.wakers);
         drop(shared);
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// I/Os that wait in lanes because of `hold`.
+    /// From now on flushes fail.
+    pub fn fail_flushes(&self, error: IoError) {
+        self.shared.lock().unwrap().flush_error = Some(error);
+    }
+
+    /// I/Os that were executed, in order.
     pub fn log(&self) -> Vec<(Op, u64, u32, bool)> {
         self.shared.lock().unwrap().log.clone()
     }
@@ -123,7 +148,7 @@ impl MemoryLane {
         let end = start + io.blocks as usize * stride;
         shared.log.push((io.op, io.lba.0, io.blocks, io.fua));
         if io.op == Op::Flush {
-            return io.finish(Ok(()));
+            return io.finish(shared.flush_error.map_or(Ok(()), Err));
         }
         let Some(place) = shared.bytes.get_mut(start..end) else {
             return io.finish(Err(IoError::OutOfRange));
@@ -161,8 +186,16 @@ impl Lane for MemoryLane {
             shared.wakers.push(self.waker.clone());
             return;
         }
-        while let Some(io) = self.waiting.pop_front() {
-            done.push(self.execute(&mut shared, io));
+        for _ in 0..self.waiting.len() {
+            let Some(io) = self.waiting.pop_front() else {
+                break;
+            };
+            if shared.held_op == Some(io.op) {
+                shared.wakers.push(self.waker.clone());
+                self.waiting.push_back(io);
+            } else {
+                done.push(self.execute(&mut shared, io));
+            }
         }
     }
 }

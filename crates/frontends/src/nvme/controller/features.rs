@@ -1,6 +1,7 @@
 //! Get Features and Set Features (NVMe Base 2.1, 5.1.11 and 5.1.25).
 
 use super::{Answer, Answered, Controller, INVALID};
+use crate::nvme::io::Flushes;
 use crate::nvme::queue::Ticket;
 use crate::nvme::reservation::{Outcome, Request};
 use crate::nvme::target::Namespace;
@@ -256,7 +257,15 @@ impl Controller {
                         .insert(namespace.nsid, value & 0xffff);
                 }
             }
-            FeatureId::VolatileWriteCache => self.association.set_write_cache(value & 1 == 1),
+            FeatureId::VolatileWriteCache => {
+                let on = value & 1 == 1;
+                self.association.set_write_cache(on);
+                if !on {
+                    let flushes = Flushes::new(&self.association);
+                    self.cache_off.push_back((ticket, flushes));
+                    return Ok(Answer::Later);
+                }
+            }
             FeatureId::NumberOfQueues => {
                 let wanted = QueueCounts::parse(value)?;
                 let wanted = wanted.submission.min(wanted.completion);

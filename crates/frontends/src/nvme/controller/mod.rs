@@ -13,13 +13,14 @@ pub(crate) use errors::ErrorLog;
 pub(crate) use identify::IN_CAPSULE;
 
 use super::discovery;
+use super::io::{Command, Flushes};
 use super::queue::{Inbox, Replies, Ticket};
 use super::target::{Association, Shown, Target};
-use blk::{IoBuf, Nanos};
+use blk::{Home, IoBuf, Nanos};
 use events::Events;
 use features::Values;
-use property::Properties;
-use std::collections::{BTreeMap, BTreeSet};
+use property::{Change, Ending, Properties};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use wire::nvme::aer::AsyncEvent;
@@ -86,6 +87,10 @@ pub(crate) struct Controller {
     entries: Vec<DiscoveryEntry>,
     /// Reservation notices read so far.
     notices_read: u64,
+    /// Set Features that switch the volatile write cache off, each with the flushes it waits for.
+    cache_off: VecDeque<(Ticket, Flushes)>,
+    /// What a shutdown waits for.
+    last_flushes: Option<Flushes>,
 }
 
 impl Controller {
@@ -111,6 +116,8 @@ impl Controller {
             seen: 0,
             entries: Vec::new(),
             notices_read: 0,
+            cache_off: VecDeque::new(),
+            last_flushes: None,
         };
         new.look();
         new.changed.clear();
@@ -129,16 +136,17 @@ impl Controller {
     pub(crate) fn command(
         &mut self,
         now: Nanos,
-        ticket: Ticket,
-        sqe: &Sqe,
-        data: &IoBuf,
+        command: &Command,
+        home: &mut dyn Home,
         out: &mut impl Replies,
     ) {
         self.keep_alive.last = now;
+        let (ticket, sqe) = (command.ticket, &command.sqe);
         let answer = if FabricsCmd::is(sqe) {
+            self.settle(now, home);
             self.fabrics(sqe, out)
         } else {
-            self.admin(now, ticket, sqe, data, out)
+            self.admin(now, command, out)
         };
         match answer {
             Ok(Answer::Done(result)) => out.done(ticket, Status::SUCCESS, result),
@@ -146,19 +154,19 @@ impl Controller {
             Ok(Answer::Later) => {}
             Err(status) => self.refuse(ticket, sqe, status, out),
         }
-        self.run(now, out);
+        self.run(now, home, out);
     }
 
     /// Answers a command that the transport or the parser refused.
     pub(crate) fn refuse(&self, ticket: Ticket, sqe: &Sqe, status: Status, out: &mut impl Replies) {
-        let mut errors = self
-            .association
-            .errors
-            .lock()
-            .expect("no holder of the log panics");
-        errors.note(0, ticket, sqe.nsid.get(), 0, status);
-        drop(errors);
+        self.note(ticket, sqe.nsid.get(), status);
         out.done(ticket, status, 0);
+    }
+
+    fn note(&self, ticket: Ticket, nsid: u32, status: Status) {
+        let errors = self.association.errors.lock();
+        let mut errors = errors.expect("no holder of the log panics");
+        errors.note(0, ticket, nsid, 0, status);
     }
 
     fn fabrics(&mut self, sqe: &Sqe, out: &mut impl Replies) -> Answered {
@@ -171,14 +179,13 @@ impl Controller {
                 offset,
                 value,
             } => {
-                let was = self.properties.is_ready();
-                let reset = self
+                match self
                     .properties
-                    .set(size, offset, value, self.is_discovery())?;
-                if reset {
-                    self.reset(out);
-                } else if !was && self.properties.is_ready() {
-                    self.association.enable();
+                    .set(size, offset, value, self.is_discovery())?
+                {
+                    Change::Nothing => {}
+                    Change::Enabled => self.association.enable(),
+                    Change::Ending => self.reset(out),
                 }
                 Ok(Answer::Done(0))
             }
@@ -190,14 +197,8 @@ impl Controller {
         }
     }
 
-    fn admin(
-        &mut self,
-        now: Nanos,
-        ticket: Ticket,
-        sqe: &Sqe,
-        data: &IoBuf,
-        out: &mut impl Replies,
-    ) -> Answered {
+    fn admin(&mut self, now: Nanos, command: &Command, out: &mut impl Replies) -> Answered {
+        let (ticket, sqe) = (command.ticket, &command.sqe);
         if !self.properties.is_ready() {
             return Err(Status::COMMAND_SEQUENCE.dnr());
         }
@@ -205,7 +206,7 @@ impl Controller {
             AdminCmd::Identify(id) => self.identify(&id).map(Answer::Data),
             AdminCmd::GetLogPage(log) => self.log_page(now, &log).map(Answer::Data),
             AdminCmd::SetFeatures(feature, save) => {
-                self.set_feature(now, ticket, &feature, save, data)
+                self.set_feature(now, ticket, &feature, save, &command.data)
             }
             AdminCmd::GetFeatures(feature, select) => self.get_feature(now, &feature, select),
             AdminCmd::AsyncEventRequest => {
@@ -243,8 +244,58 @@ impl Controller {
         self.changed.clear();
     }
 
+    /// Tells the end of a reset or shutdown once nothing is under way on the I/O queues any more,
+    /// and what they wrote is safe (NVMe Base 2.1, 3.7.2 and 3.6.2).
+    fn settle(&mut self, now: Nanos, home: &mut dyn Home) {
+        let Some(ending) = self.properties.ending() else {
+            return;
+        };
+        if !self.association.is_drained() {
+            return;
+        }
+        if ending == Ending::NormalShutdown {
+            let begin = || Flushes::new(&self.association);
+            let flushes = self.last_flushes.get_or_insert_with(begin);
+            match flushes.run(now, &self.association, home) {
+                None => return,
+                Some(status) if status.is_success() => {}
+                Some(status) => {
+                    // There is no way to tell it: the host has flushed what it cares for.
+                    let host = &self.association.hostnqn;
+                    tracing::error!(%host, ?status, "a shutdown left something unflushed");
+                }
+            }
+        }
+        self.last_flushes = None;
+        if self.properties.ended(self.is_discovery()) == Change::Enabled {
+            self.association.enable();
+        }
+    }
+
+    /// Completes the Set Features that switched the volatile write cache off, one after the other.
+    fn switch_cache_off(&mut self, now: Nanos, home: &mut dyn Home, out: &mut impl Replies) {
+        while let Some((ticket, flushes)) = self.cache_off.front_mut() {
+            let Some(status) = flushes.run(now, &self.association, home) else {
+                return;
+            };
+            let ticket = *ticket;
+            self.cache_off.pop_front();
+            if status.is_success() {
+                out.done(ticket, status, 0);
+                continue;
+            }
+            if self.cache_off.is_empty() {
+                self.association.set_write_cache(true);
+            }
+            self.note(ticket, 0, status);
+            out.done(ticket, status, 0);
+        }
+    }
+
     /// Does what is due: late answers, events. False once the host counts as gone.
-    pub(crate) fn run(&mut self, now: Nanos, out: &mut impl Replies) -> bool {
+    pub(crate) fn run(&mut self, now: Nanos, home: &mut dyn Home, out: &mut impl Replies) -> bool {
+        self.settle(now, home);
+        self.switch_cache_off(now, home, out);
         for (ticket, status) in self.inbox.take() {
             out.done(ticket, status, 0);
         }
@@ -255,7 +306,8 @@ impl Controller {
         while let Some((request, event)) = self.events.next() {
             out.done(request, Status::SUCCESS, u64::from(event.dw0()));
         }
-        let expired = self.deadline().is_some_and(|deadline| deadline <= now);
+        let deadline = self.keep_alive.deadline(self.is_discovery());
+        let expired = deadline.is_some_and(|deadline| deadline <= now);
         if expired {
             let (host, kato_ms) = (&self.association.hostnqn, self.keep_alive.kato_ms);
             tracing::info!(%host, cntlid = self.association.cntlid, kato_ms, "keep-alive expired");
@@ -265,7 +317,12 @@ impl Controller {
 
     /// When to run although nothing happened.
     pub(crate) fn deadline(&self) -> Option<Nanos> {
-        self.keep_alive.deadline(self.is_discovery())
+        let flushes = self.cache_off.front().map(|(_, flushes)| flushes);
+        let flushes = [flushes, self.last_flushes.as_ref()].into_iter().flatten();
+        flushes
+            .filter_map(Flushes::deadline)
+            .chain(self.keep_alive.deadline(self.is_discovery()))
+            .min()
     }
 
     /// Compares what the host could see with what it can see now, and raises events about it.

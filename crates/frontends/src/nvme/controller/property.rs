@@ -8,14 +8,40 @@ use wire::nvme::property::{
     ControllerStatus, VERSION_2_1, VS,
 };
 
-/// TO and CRTO: how long a host waits for CSTS.RDY, in units of 500 ms. We are ready at once.
+/// TO and CRTO: how long a host waits for CSTS.RDY, in units of 500 ms. We are ready at
+/// once, and not ready any more once the I/O under way has ended.
 const READY_TIMEOUT_500MS: u8 = 15;
+/// CC.SHN: a normal shutdown.
+const SHN_NORMAL: u8 = 1;
+
+/// What a controller is about to become, once nothing is under way on its I/O queues.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Ending {
+    /// Disabled: CC.EN became 0.
+    Reset,
+    /// Shut down, with everything safe that it was given.
+    NormalShutdown,
+    /// Shut down in haste.
+    AbruptShutdown,
+}
+
+/// What a Property Set leads to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Change {
+    /// Nothing but the value of a property.
+    Nothing,
+    /// The controller is ready.
+    Enabled,
+    /// A reset or shutdown begins: [`Properties::ended`] is to be called when all is quiet.
+    Ending,
+}
 
 /// The registers that change.
 #[derive(Default)]
 pub(super) struct Properties {
     configuration: Configuration,
     status: ControllerStatus,
+    ending: Option<Ending>,
 }
 
 pub(super) fn capabilities() -> Capabilities {
@@ -31,10 +57,47 @@ pub(super) fn capabilities() -> Capabilities {
 }
 
 impl Properties {
-    /// CSTS.RDY, and no fatal error.
+    /// Whether commands are served: CSTS.RDY, no fatal error, and no reset under way.
     pub(super) fn is_ready(&self) -> bool {
         self.status.contains(ControllerStatus::READY)
             && !self.status.contains(ControllerStatus::FATAL)
+            && self.ending != Some(Ending::Reset)
+    }
+
+    /// The reset or shutdown that is under way.
+    pub(super) fn ending(&self) -> Option<Ending> {
+        self.ending
+    }
+
+    /// The reset or shutdown is over: CSTS tells it from now on.
+    pub(super) fn ended(&mut self, discovery: bool) -> Change {
+        match self.ending.take() {
+            Some(Ending::Reset) => {
+                self.status = ControllerStatus::empty();
+                // A host that did not wait for it has set CC.EN again meanwhile.
+                self.enable(discovery)
+            }
+            Some(Ending::NormalShutdown | Ending::AbruptShutdown) => {
+                self.status.remove(ControllerStatus::SHUTDOWN_UNDER_WAY);
+                self.status |= ControllerStatus::SHUTDOWN_COMPLETE;
+                Change::Nothing
+            }
+            None => Change::Nothing,
+        }
+    }
+
+    fn enable(&mut self, discovery: bool) -> Change {
+        if !self.configuration.enable || self.ending == Some(Ending::Reset) {
+            return Change::Nothing;
+        }
+        if !is_usable(&self.configuration, discovery) {
+            let cc = self.configuration.bits();
+            tracing::warn!(cc, "a host enabled a controller in an unknown way");
+            self.status = ControllerStatus::FATAL;
+            return Change::Nothing;
+        }
+        self.status = ControllerStatus::READY;
+        Change::Enabled
     }
 
     /// Property Get.
@@ -49,36 +112,38 @@ impl Properties {
         }
     }
 
-    /// Property Set. True if the controller was reset or shut down by it.
+    /// Property Set.
     pub(super) fn set(
         &mut self,
         size: PropertySize,
         offset: u32,
         value: u64,
         discovery: bool,
-    ) -> Result<bool, Status> {
+    ) -> Result<Change, Status> {
         if (size, offset) != (PropertySize::Four, CC) {
             return Err(Status::INVALID_FIELD.dnr());
         }
         let old = self.configuration;
         let new = Configuration::from_bits(value as u32);
         self.configuration = new;
-        let mut reset = false;
-        if new.enable && !old.enable {
-            self.status = ControllerStatus::READY;
-            if !is_usable(&new, discovery) {
-                tracing::warn!(cc = value, "a host enabled a controller in an unknown way");
-                self.status = ControllerStatus::FATAL;
-            }
-        } else if !new.enable && old.enable {
-            self.status = ControllerStatus::empty();
-            reset = true;
+        if old.enable && !new.enable {
+            self.ending = Some(Ending::Reset);
+            return Ok(Change::Ending);
         }
-        if new.shutdown != 0 && old.shutdown == 0 {
-            self.status |= ControllerStatus::SHUTDOWN_COMPLETE;
-            reset = true;
+        let enabled = match old.enable {
+            true => Change::Nothing,
+            false => self.enable(discovery),
+        };
+        if new.shutdown != 0 && old.shutdown == 0 && self.ending.is_none() {
+            self.status.remove(ControllerStatus::SHUTDOWN_COMPLETE);
+            self.status |= ControllerStatus::SHUTDOWN_UNDER_WAY;
+            self.ending = Some(match new.shutdown {
+                SHN_NORMAL => Ending::NormalShutdown,
+                _ => Ending::AbruptShutdown,
+            });
+            return Ok(Change::Ending);
         }
-        Ok(reset)
+        Ok(enabled)
     }
 }
 
@@ -98,28 +163,63 @@ mod tests {
     use super::*;
     use PropertySize::{Eight, Four};
 
+    fn set(own: &mut Properties, cc: u64) -> Change {
+        own.set(Four, CC, cc, false).unwrap()
+    }
+
+    fn csts(own: &Properties) -> u64 {
+        own.get(Four, CSTS).unwrap()
+    }
+
     #[test]
-    fn a_controller_becomes_ready_when_enabled_and_is_reset_when_disabled() {
+    fn a_controller_becomes_ready_at_once_and_is_disabled_once_all_is_quiet() {
         let mut own = Properties::default();
-        assert_eq!(own.get(Four, CSTS), Ok(0));
-        assert_eq!(own.set(Four, CC, 0x0046_0001, false), Ok(false));
-        assert_eq!(
-            (own.get(Four, CSTS), own.get(Four, CC)),
-            (Ok(1), Ok(0x0046_0001))
-        );
-        assert_eq!(own.set(Four, CC, 0x0046_4001, false), Ok(true), "shutdown");
-        assert_eq!(own.get(Four, CSTS), Ok(1 | 2 << 2));
-        assert_eq!(own.set(Four, CC, 0x0046_0000, false), Ok(true), "reset");
-        assert_eq!(own.get(Four, CSTS), Ok(0));
-        assert_eq!(own.set(Four, CC, 0x0046_0001, false), Ok(false));
+        assert_eq!(csts(&own), 0);
+        assert_eq!(set(&mut own, 0x0046_0001), Change::Enabled);
+        assert_eq!((csts(&own), own.get(Four, CC)), (1, Ok(0x0046_0001)));
+        assert_eq!(set(&mut own, 0x0046_0000), Change::Ending);
+        assert_eq!(csts(&own), 1, "commands are still under way");
+        assert!(!own.is_ready(), "no more are taken");
+        assert_eq!(own.ended(false), Change::Nothing);
+        assert_eq!((csts(&own), own.ending()), (0, None));
+        assert_eq!(set(&mut own, 0x0046_0001), Change::Enabled);
+        assert!(own.is_ready());
+    }
+
+    #[test]
+    fn a_shutdown_is_complete_once_all_is_quiet_and_a_reset_goes_before_it() {
+        let mut own = Properties::default();
+        set(&mut own, 0x0046_0001);
+        assert_eq!(set(&mut own, 0x0046_4001), Change::Ending);
+        assert_eq!(own.ending(), Some(Ending::NormalShutdown));
+        assert_eq!(csts(&own), 1 | 1 << 2);
+        own.ended(false);
+        assert_eq!(csts(&own), 1 | 2 << 2);
+        set(&mut own, 0x0046_0001);
+        assert_eq!(set(&mut own, 0x0046_8001), Change::Ending);
+        assert_eq!(own.ending(), Some(Ending::AbruptShutdown));
+        assert_eq!(set(&mut own, 0x0046_8000), Change::Ending);
+        assert_eq!(own.ending(), Some(Ending::Reset));
+        own.ended(false);
+        assert_eq!(csts(&own), 0);
+    }
+
+    #[test]
+    fn a_host_that_enables_in_the_middle_of_a_reset_has_it_after_the_reset() {
+        let mut own = Properties::default();
+        set(&mut own, 0x0046_0001);
+        set(&mut own, 0x0046_0000);
+        assert_eq!(set(&mut own, 0x0046_0001), Change::Nothing);
+        assert!(!own.is_ready());
+        assert_eq!(own.ended(false), Change::Enabled);
         assert!(own.is_ready());
     }
 
     #[test]
     fn a_page_size_we_do_not_have_is_a_fatal_status() {
         let mut own = Properties::default();
-        assert_eq!(own.set(Four, CC, 0x0046_0081, false), Ok(false));
-        assert_eq!(own.get(Four, CSTS), Ok(2));
+        assert_eq!(set(&mut own, 0x0046_0081), Change::Nothing);
+        assert_eq!(csts(&own), 2);
         assert!(!own.is_ready());
     }
 

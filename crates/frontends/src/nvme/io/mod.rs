@@ -1,6 +1,7 @@
 //! An I/O queue: commands become I/Os on lanes, and what comes back is answered.
 
 mod command;
+mod flush;
 mod lane;
 mod pair;
 mod reserve;
@@ -10,6 +11,7 @@ use super::DATA_MAX;
 use super::queue::{Inbox, Replies, Ticket};
 use super::target::QueueTicket;
 use blk::{Done, Home, Io, IoBuf, IoError, Nanos, Op};
+pub(crate) use flush::Flushes;
 use lane::OpenLane;
 use pair::Pair;
 use slab::Slab;
@@ -58,6 +60,7 @@ struct Pending {
     started: Nanos,
     /// What counts for the statistics.
     bytes: u64,
+
     /// I/Os still to come back.
     left: u32,
     lba: u64,
@@ -211,6 +214,10 @@ impl IoQueue {
             out.done(ticket, status, 0);
         }
         self.look(out);
+        if !self.is_valid() {
+            // What has not begun never will: the host takes the queue for gone.
+            self.abandon();
+        }
         loop {
             let progress = self.collect(now, out);
             let inbox = self.inbox.clone();
@@ -319,6 +326,15 @@ impl IoQueue {
         pending.left -= 1;
         if pending.left > 0 {
             return;
+        }
+        if done.op.changes() && !done.fua && pending.status.is_success() {
+            let lane = pending.lane;
+            if self.lanes[lane].geometry.write_cache && !self.queue.association.write_cache() {
+                // The host does without the cache, perhaps since this began: what was flushed when
+                // it was switched off need not have held this.
+                pending.left = 1;
+                return self.submit(now, lane, Io::flush(done.tag));
+            }
         }
         let pending = self.pending.remove(tag);
         let lane = &mut self.lanes[pending.lane];

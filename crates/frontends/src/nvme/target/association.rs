@@ -133,10 +133,12 @@ impl Association {
 
     /// Controller reset or shutdown: the I/O queues go, the features are as they were.
     pub(crate) fn reset(&self) {
+        let mut queues = self.queues();
         self.enabled.store(false, SeqCst);
         self.resets.fetch_add(1, SeqCst);
+        queues.limit = self.limits.queues;
+        drop(queues);
         self.write_cache.store(true, SeqCst);
-        self.queues().limit = self.limits.queues;
         *self.notifications() = Notifications::default();
         self.users.wake();
     }
@@ -144,6 +146,12 @@ impl Association {
     /// Counts resets.
     pub(crate) fn resets(&self) -> u64 {
         self.resets.load(SeqCst)
+    }
+
+    /// Whether all I/O queues are gone, with everything that was under way on them. The admin
+    /// queue is woken when the last one goes.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.queues().open.is_empty()
     }
 
     /// Feature Volatile Write Cache: without it every write is made durable.
@@ -183,7 +191,11 @@ impl Association {
 
     /// Makes an I/O queue. It goes with the ticket.
     pub(crate) fn open_queue(self: &Arc<Self>, qid: u16) -> Result<QueueTicket, QueueError> {
+        // A reset takes the same lock: a queue is made before it and goes with it, or not at all.
         let mut queues = self.queues();
+        if !self.is_enabled() {
+            return Err(QueueError::Disabled);
+        }
         if qid > queues.limit {
             return Err(QueueError::TooMany);
         }
@@ -248,6 +260,8 @@ pub(crate) enum QueueError {
     TooMany,
     /// There is one with that number.
     Taken,
+    /// The controller is not enabled.
+    Disabled,
 }
 
 /// An I/O queue that exists.
@@ -266,6 +280,12 @@ impl QueueTicket {
 
 impl Drop for QueueTicket {
     fn drop(&mut self) {
-        self.association.queues().open.remove(&self.qid);
+        let mut queues = self.association.queues();
+        queues.open.remove(&self.qid);
+        let drained = queues.open.is_empty();
+        drop(queues);
+        if drained {
+            self.association.users.wake();
+        }
     }
 }

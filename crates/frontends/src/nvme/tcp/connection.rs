@@ -209,7 +209,7 @@ impl Connection {
             // much and reads nothing are left where they are.
             self.protocol.transmit(&mut self.out);
             self.held = self.out.len() > BACKLOG_MAX;
-            if self.held {
+            if self.held || self.linger.is_some() {
                 return true;
             }
             let Some(event) = self.protocol.next_event() else {
@@ -263,7 +263,7 @@ impl Connection {
         match &mut self.state {
             State::Open(Queue::Io(queue)) => queue.command(now, command, cx, &mut out),
             State::Open(Queue::Admin(controller)) => {
-                controller.command(now, command.ticket, &command.sqe, &command.data, &mut out);
+                controller.command(now, &command, cx, &mut out);
             }
             State::New(_) => self.first(now, &command, cx),
             State::Draining(_) | State::Over => {
@@ -348,7 +348,7 @@ impl Connection {
                 queue.poll(now, cx, &mut out);
             }
             State::Open(Queue::Admin(controller)) => {
-                let alive = controller.run(now, &mut out);
+                let alive = controller.run(now, cx, &mut out);
                 if !alive {
                     self.linger.get_or_insert(now + LINGER);
                 }
