@@ -301,6 +301,27 @@ fn a_fused_pair_writes_only_if_the_compare_holds() {
 }
 
 #[test]
+fn halves_with_a_command_between_them_are_no_pair() {
+    let site = Site::default();
+    let volume = Memory::new(64);
+    let address = site.with_volume(volume.clone());
+    let session = Session::to(address);
+    let mut io = session.io(1);
+    let rw = Rw::new(0, 1);
+    let first = io.submit(fused(1, Fuse::First, IoOp::Compare(rw)), to(&[0; 4096]));
+    // Its data are asked for by R2T, and come after the second half.
+    let between = fused(1, Fuse::Normal, IoOp::Write(Rw::new(8, 16)));
+    let between = io.submit(between, to(&pattern(65536, 1)));
+    let second = io.submit(fused(1, Fuse::Second, IoOp::Write(rw)), to(&[9; 4096]));
+    for half in [first, second] {
+        let status = io.wait(half).cqe.status();
+        assert_eq!(status, Status::ABORTED_MISSING_FUSED.dnr());
+    }
+    assert_eq!(io.wait(between).cqe.status(), Status::SUCCESS);
+    assert!(volume.bytes()[..4096] == [0; 4096]);
+}
+
+#[test]
 fn fused_pairs_of_many_hosts_never_lose_an_update() {
     const HOSTS: usize = 4;
     const ROUNDS: u64 = 40;

@@ -415,7 +415,7 @@ fn the_halves_of_a_fused_pair_follow_each_other_whatever_their_data_do() {
 }
 
 #[test]
-fn the_first_half_alone_is_handed_out_when_the_next_command_is_no_second() {
+fn a_first_half_alone_is_refused_when_the_next_command_is_no_second() {
     let mut link = Link::new(
         HostConfig::default(),
         Limits::default(),
@@ -435,8 +435,39 @@ fn the_first_half_alone_is_handed_out_when_the_next_command_is_no_second() {
     assert!(link.completed.is_empty(), "the second half may still come");
     link.flush();
     link.run();
-    assert_eq!(link.completed.len(), 2);
-    assert!(link.completed.iter().any(|done| done.cid == alone));
+    assert_eq!((link.completed.len(), link.refused), (2, 1));
+    let status = link.finish(alone).cqe.status();
+    assert_eq!(status, Status::ABORTED_MISSING_FUSED.dnr());
+}
+
+#[test]
+fn two_halves_with_a_command_between_them_are_no_pair_although_it_waits_for_its_data() {
+    for blocks in [1, 17] {
+        let mut link = Link::new(
+            HostConfig::default(),
+            small_limits(),
+            256,
+            Cut::Whole,
+            Dice::seeded(1),
+        );
+        link.connect();
+        let half = |link: &mut Link, fuse, op| {
+            let sqe = IoCmd { nsid: 1, fuse, op }.to_sqe();
+            let payload = Payload::ToController(IoBuf::zeroes(blocks * BLOCK));
+            link.host.submit(sqe, payload).unwrap()
+        };
+        let rw = Rw::new(0, blocks as u32);
+        let first = half(&mut link, Fuse::First, IoOp::Compare(rw));
+        let between = link.write(100, &[7; 64 * BLOCK]);
+        let second = half(&mut link, Fuse::Second, IoOp::Write(rw));
+        link.run();
+        assert_eq!(link.order, [(Fuse::Normal, 1)], "only the one between");
+        for cid in [first, second] {
+            let status = link.finish(cid).cqe.status();
+            assert_eq!(status, Status::ABORTED_MISSING_FUSED.dnr());
+        }
+        assert_eq!(link.finish(between).cqe.status(), Status::SUCCESS);
+    }
 }
 
 #[test]

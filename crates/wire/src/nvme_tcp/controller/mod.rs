@@ -103,8 +103,9 @@ pub enum Event {
     Ready(Negotiated),
     /// A command is to be executed. The two halves of a fused pair follow each other directly.
     Command(Command),
-    /// A command is to be answered with `status`: its SGL is not usable, or its data arrived
-    /// broken. It counts like any other (SQHD), and keeps its place in a fused pair.
+    /// A command is to be answered with `status`: its SGL is not usable, its data arrived broken,
+    /// or the other half of its fused pair is missing. It counts like any other (SQHD), and keeps
+    /// its place in a fused pair.
     Refused {
         /// Names it until it is answered.
         slot: Slot,

@@ -12,6 +12,9 @@ use crate::nvme_tcp::bits::{CapsuleCmd, DataPdu, IcReq, LAST_PDU, TermReq};
 use crate::nvme_tcp::framer::Progress;
 use crate::nvme_tcp::pdu::{ALIGNMENT_MAX, Digests, Fatal, FatalStatus, PduType, Shape};
 
+/// What half of a fused pair is told that the other does not follow or precede directly.
+const MISSING_FUSED: Status = Status::ABORTED_MISSING_FUSED.dnr();
+
 impl Controller {
     /// Takes `bytes` from the socket, all of them.
     ///
@@ -177,24 +180,42 @@ impl Controller {
         }
     }
 
-    /// Finds the other half of a fused pair: it must be the next command (NVMe Base 2.1, 3.4.2).
+    /// Finds the other half of a fused pair: it must be the next command, whichever has its data
+    /// first (NVMe Base 2.1, 3.4.2). A half without the other is refused here, where the order in
+    /// which commands came is known.
     #[inline]
     fn pair(&mut self, index: u16, sqe: &Sqe) {
         let fuse = sqe.fuse();
-        if let Some(first) = self.last_first.take() {
-            if fuse == Ok(Fuse::Second) {
+        match (self.last_first.take(), fuse) {
+            (Some(first), Ok(Fuse::Second)) => {
                 self.entries[usize::from(first)].pairing = Pairing::FirstOf(index);
                 self.entries[usize::from(index)].pairing = Pairing::SecondOf(first);
-            } else {
-                self.entries[usize::from(first)].pairing = Pairing::Alone;
-                if self.entries[usize::from(first)].phase == Phase::Ready {
-                    self.ready.push_back(first);
-                }
             }
+            (Some(first), _) => self.give_up(first),
+            (None, Ok(Fuse::Second)) => {
+                self.entries[usize::from(index)]
+                    .refusal
+                    .get_or_insert(MISSING_FUSED);
+            }
+            (None, _) => {}
         }
         if fuse == Ok(Fuse::First) {
             self.entries[usize::from(index)].pairing = Pairing::Expecting;
             self.last_first = Some(index);
+        }
+    }
+
+    /// The first half of a pair whose second cannot come any more.
+    #[cold]
+    fn give_up(&mut self, first: u16) {
+        let entry = &mut self.entries[usize::from(first)];
+        entry.pairing = Pairing::Alone;
+        entry.refusal.get_or_insert(MISSING_FUSED);
+        if entry.phase == Phase::Waiting {
+            self.waiting.retain(|&at| at != first);
+        }
+        if matches!(entry.phase, Phase::Waiting | Phase::Ready) {
+            self.make_ready(first);
         }
     }
 
