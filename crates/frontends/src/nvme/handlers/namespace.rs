@@ -10,9 +10,12 @@ use api::names::ResourceName;
 use api::storage::v1::nvme_namespace_status::{OperState, State};
 use api::storage::v1::{NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus};
 use blk::{Identity, Subscriber, Volume};
+use engine::Latch;
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::task::Poll;
 
 const NSID: &str = "nvme_namespace.spec.host_nsid";
 const NGUID: &str = "nvme_namespace.spec.nguid";
@@ -219,7 +222,7 @@ impl NamespaceHandler {
             Some(volume) => complete(wished, &**volume, name),
             None => old.map_or(wished, |old| old.identity),
         };
-        let key = format!("nvme/reservations/{name}");
+        let key = reservations_key(name);
         Arc::new(Namespace {
             nsid,
             name: name.to_owned(),
@@ -281,6 +284,27 @@ impl NamespaceHandler {
         }
         Ok((new, old))
     }
+}
+
+fn reservations_key(name: &str) -> String {
+    format!("nvme/reservations/{name}")
+}
+
+/// Waits until a desk has forgotten everything.
+async fn forget(desk: &Desk) -> std::result::Result<(), String> {
+    let forgotten = Arc::new((Latch::default(), OnceLock::new()));
+    let tell = forgotten.clone();
+    desk.forget(Box::new(move |result| {
+        tell.1.get_or_init(|| result);
+        tell.0.open();
+    }));
+    let (latch, result) = &*forgotten;
+    poll_fn(|cx| match latch.is_open_or_wake(cx.waker()) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
+    result.get().cloned().unwrap_or(Ok(()))
 }
 
 fn same(one: Option<&Arc<dyn Volume>>, two: Option<&Arc<dyn Volume>>) -> bool {
@@ -357,16 +381,27 @@ impl Handler<NvmeNamespace> for NamespaceHandler {
     }
 
     async fn delete(&self, name: ResourceName) -> Result<()> {
-        let Some((subsystem, namespace)) = self.find(&name) else {
-            return Ok(());
+        let key = reservations_key(name.as_str());
+        let desk = match self.find(&name) {
+            Some((subsystem, namespace)) => {
+                subsystem.edit_namespaces(|all| {
+                    all.remove(&namespace.nsid);
+                    namespace.close();
+                });
+                namespace.users.gone().await;
+                namespace.desk.clone()
+            }
+            None if self.target.keep.get(&key).is_none() => return Ok(()),
+            // An earlier deletion went no further.
+            None => Desk::open(self.target.keep.clone(), key),
         };
-        subsystem.edit_namespaces(|all| {
-            all.remove(&namespace.nsid);
-            namespace.close();
-        });
-        namespace.users.gone().await;
-        namespace.desk.forget();
-        Ok(())
+        forget(&desk).await.map_err(|error| {
+            let text = format!(
+                "{}: its reservations cannot be forgotten: {error}",
+                name.as_str()
+            );
+            Error::unavailable(text)
+        })
     }
 
     fn observe(&self, name: &ResourceName, resource: &mut NvmeNamespace) -> Observed {

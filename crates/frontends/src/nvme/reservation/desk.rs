@@ -3,7 +3,7 @@
 
 use super::{Access, Change, Request, Reservations};
 use crate::nvme::users::HostId;
-use engine::Keep;
+use engine::{Keep, KeepDone};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,6 +12,9 @@ use wire::nvme::reservation::Report;
 
 /// Commands that may wait for those before them: a host has one or two in flight.
 const QUEUE_MAX: usize = 256;
+
+/// What a request of a namespace that is deleted meanwhile is told.
+const GONE: Status = Status::INVALID_NAMESPACE.dnr();
 
 /// How a request ended: what it changed, or the status to complete it with.
 pub(crate) type Outcome = Result<Change, Status>;
@@ -29,6 +32,10 @@ struct State {
     /// A change is on its way to the disk.
     busy: bool,
     queue: VecDeque<Waiting>,
+    /// The namespace is deleted: nothing changes any more.
+    closed: bool,
+    /// Who waits for everything to be forgotten, while a change is on its way to the disk.
+    forgetting: Option<KeepDone>,
 }
 
 /// The reservations of one namespace, shared by all controllers.
@@ -61,18 +68,23 @@ impl Desk {
         })
     }
 
-    /// Forgets what was kept: the namespace is deleted.
-    pub(crate) fn forget(&self) {
-        let key = self.key.clone();
-        self.keep.put(
-            &self.key,
-            None,
-            Box::new(move |result| {
-                if let Err(error) = result {
-                    tracing::warn!(key, error, "the reservations of a deleted namespace stay");
-                }
-            }),
-        );
+    /// Forgets what was kept: the namespace is deleted. What is on its way to the disk gets there
+    /// first, or it would be back under the next namespace of that name; requests that wait, and
+    /// those to come, are refused. `done` is called once it is durable, on any thread.
+    pub(crate) fn forget(&self, done: KeepDone) {
+        let mut state = self.state();
+        state.closed = true;
+        let refused = std::mem::take(&mut state.queue);
+        if state.busy {
+            state.forgetting = Some(done);
+            drop(state);
+        } else {
+            drop(state);
+            self.keep.put(&self.key, None, done);
+        }
+        for waiting in refused {
+            (waiting.done)(Err(GONE));
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -104,9 +116,14 @@ impl Desk {
     /// that refuses it; on any thread.
     pub(crate) fn submit(self: &Arc<Self>, host: HostId, request: Request, done: Done) {
         let mut state = self.state();
-        if state.queue.len() >= QUEUE_MAX {
+        let refusal = match &*state {
+            State { closed: true, .. } => Some(GONE),
+            State { queue, .. } if queue.len() >= QUEUE_MAX => Some(Status::COMMAND_INTERRUPTED),
+            _ => None,
+        };
+        if let Some(status) = refusal {
             drop(state);
-            done(Err(Status::COMMAND_INTERRUPTED));
+            done(Err(status));
             return;
         }
         state.queue.push_back(Waiting {
@@ -165,7 +182,11 @@ impl Desk {
             state.current = change.next.clone();
             self.version.fetch_add(1, SeqCst);
         }
+        let forgetting = state.forgetting.take();
         drop(state);
+        if let Some(forgotten) = forgetting {
+            self.keep.put(&self.key, None, forgotten);
+        }
         done(match result {
             Ok(()) => Ok(change),
             Err(error) => {
@@ -179,7 +200,6 @@ impl Desk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use engine::KeepDone;
     use std::collections::HashMap;
     use wire::nvme::reservation::{PersistChange, RegisterAction};
 
@@ -209,9 +229,13 @@ mod tests {
             let pending = std::mem::take(&mut *self.pending.lock().unwrap());
             let count = pending.len();
             for (key, value, done) in pending {
-                if let (Ok(()), Some(value)) = (result, value) {
-                    self.kept.lock().unwrap().insert(key, value);
+                let mut kept = self.kept.lock().unwrap();
+                match (result, value) {
+                    (Ok(()), Some(value)) => drop(kept.insert(key, value)),
+                    (Ok(()), None) => drop(kept.remove(&key)),
+                    (Err(_), _) => {}
                 }
+                drop(kept);
                 done(result.clone());
             }
             count
@@ -274,6 +298,27 @@ mod tests {
         let seen = Seen::default();
         submit(&desk, &seen, [1; 16], register(5, PersistChange::Unchanged));
         assert_eq!(*seen.lock().unwrap(), [Ok(())]);
+        assert_eq!(keep.settle(&Ok(())), 0);
+    }
+
+    #[test]
+    fn what_is_on_its_way_to_the_disk_is_forgotten_too() {
+        let keep = Arc::new(Slow::default());
+        let desk = Desk::open(keep.clone(), "k".to_owned());
+        let seen = Seen::default();
+        submit(&desk, &seen, [1; 16], register(5, PersistChange::Persist));
+        submit(&desk, &seen, [2; 16], register(6, PersistChange::Persist));
+        let forgotten = Arc::new(Mutex::new(None));
+        let told = forgotten.clone();
+        desk.forget(Box::new(move |result| *told.lock().unwrap() = Some(result)));
+        assert_eq!(*seen.lock().unwrap(), [Err(GONE)], "the one that waited");
+        assert_eq!(keep.settle(&Ok(())), 1, "the change is not overtaken");
+        assert_eq!(*forgotten.lock().unwrap(), None);
+        assert_eq!(keep.settle(&Ok(())), 1);
+        assert_eq!(*forgotten.lock().unwrap(), Some(Ok(())));
+        assert!(keep.kept.lock().unwrap().is_empty());
+        submit(&desk, &seen, [3; 16], register(7, PersistChange::Persist));
+        assert_eq!(*seen.lock().unwrap(), [Err(GONE), Ok(()), Err(GONE)]);
         assert_eq!(keep.settle(&Ok(())), 0);
     }
 

@@ -1,4 +1,10 @@
 //! Reservations of one namespace: a pure state machine (NVMe Base 2.1, 8.1.22).
+//!
+//! They belong to the namespace and not to its volume. A volume that two subsystems show is two
+//! namespaces: a reservation of the one does not bind the hosts of the other, because we do not
+//! offer dispersed namespaces (8.1.9), which would share theirs. Hosts that are to exclude each
+//! other use one subsystem, by as many listeners as they like. The gate of fused commands, in
+//! contrast, belongs to the volume.
 
 mod desk;
 mod record;
