@@ -3,11 +3,11 @@
 
 mod support;
 
-use blk::IoBuf;
+use blk::{IoBuf, Op};
 use std::sync::Arc;
 use support::host::{Queue, Session, Who};
 use support::memory::Memory;
-use support::{MemoryKeep, NQN, Site};
+use support::{MemoryKeep, NQN, Site, shows};
 use wire::nvme::aer::AsyncEvent;
 use wire::nvme::reservation::{
     AcquireAction, AcquireData, PersistChange, RegisterAction, RegisterData, ReleaseAction,
@@ -90,8 +90,28 @@ fn report(io: &mut Queue) -> Report {
     Report::parse_extended(&done.data.to_vec()).unwrap()
 }
 
+/// The second host of a pair throws the first out.
+fn preempt_and_abort(io: &mut Queue) -> u16 {
+    let data = AcquireData {
+        current_key: 0xb.into(),
+        preempt_key: 0xa.into(),
+    };
+    let op = IoOp::ReservationAcquire {
+        action: AcquireAction::PreemptAndAbort,
+        ignore_key: false,
+        rtype: ReservationType::WriteExclusive,
+    };
+    let sqe = IoCmd {
+        nsid: 1,
+        fuse: Fuse::Normal,
+        op,
+    }
+    .to_sqe();
+    io.submit(sqe, Payload::ToController(IoBuf::from_slice(data.bytes())))
+}
+
 struct Pair {
-    _site: Site,
+    site: Site,
     volume: Arc<Memory>,
     sessions: [Session; 2],
     io: [Queue; 2],
@@ -113,7 +133,7 @@ fn pair() -> Pair {
         Status::SUCCESS
     );
     Pair {
-        _site: site,
+        site,
         volume,
         sessions,
         io,
@@ -251,23 +271,7 @@ fn preempt_and_abort_waits_for_what_the_victim_has_under_way() {
     .to_sqe();
     let under_way = a.submit(write, Payload::ToController(IoBuf::from_slice(&[9; 4096])));
     assert!(!a.completes(under_way));
-    let data = AcquireData {
-        current_key: 0xb.into(),
-        preempt_key: 0xa.into(),
-    };
-    let action = AcquireAction::PreemptAndAbort;
-    let op = IoOp::ReservationAcquire {
-        action,
-        ignore_key: false,
-        rtype,
-    };
-    let sqe = IoCmd {
-        nsid: 1,
-        fuse: Fuse::Normal,
-        op,
-    }
-    .to_sqe();
-    let preempt = b.submit(sqe, Payload::ToController(IoBuf::from_slice(data.bytes())));
+    let preempt = preempt_and_abort(b);
     assert!(
         !b.completes(preempt),
         "a write of the victim could still land"
@@ -275,6 +279,78 @@ fn preempt_and_abort_waits_for_what_the_victim_has_under_way() {
     volume.hold(false);
     assert_eq!(a.wait(under_way).cqe.status(), Status::SUCCESS);
     assert_eq!(b.wait(preempt).cqe.status(), Status::SUCCESS);
+    assert_eq!(a.write(1, 3, 1, &[1; 4096]), CONFLICT);
+}
+
+#[test]
+fn preempt_and_abort_waits_for_the_write_of_a_fused_pair_under_way() {
+    let Pair {
+        volume, io: [a, b], ..
+    } = &mut pair();
+    let rtype = ReservationType::WriteExclusive;
+    assert_eq!(
+        acquire(a, AcquireAction::Acquire, rtype, 0xa, 0),
+        Status::SUCCESS
+    );
+    volume.hold(true);
+    let rw = Rw::new(0, 1);
+    let data = |byte| Payload::ToController(IoBuf::from_slice(&[byte; 4096]));
+    let sqe = |fuse, op| IoCmd { nsid: 1, fuse, op }.to_sqe();
+    let first = a.submit(sqe(Fuse::First, IoOp::Compare(rw)), data(0));
+    let second = a.submit(sqe(Fuse::Second, IoOp::Write(rw)), data(9));
+    assert!(!a.completes(second));
+    let preempt = preempt_and_abort(b);
+    assert!(!b.completes(preempt));
+    volume.hold_only(Op::Write);
+    assert!(
+        !b.completes(preempt),
+        "the compare is over, but not the write"
+    );
+    volume.hold(false);
+    assert_eq!(b.wait(preempt).cqe.status(), Status::SUCCESS);
+    assert_eq!(a.wait(first).cqe.status(), Status::SUCCESS);
+    assert_eq!(a.wait(second).cqe.status(), Status::SUCCESS);
+    assert!(volume.bytes()[..4096] == [9; 4096]);
+}
+
+#[test]
+fn preempt_and_abort_waits_for_what_is_under_way_on_a_volume_just_replaced() {
+    let Pair {
+        site,
+        volume,
+        sessions,
+        io: [a, b],
+    } = &mut pair();
+    let rtype = ReservationType::WriteExclusive;
+    assert_eq!(
+        acquire(a, AcquireAction::Acquire, rtype, 0xa, 0),
+        Status::SUCCESS
+    );
+    volume.hold(true);
+    let write = IoCmd {
+        nsid: 1,
+        fuse: Fuse::Normal,
+        op: IoOp::Write(Rw::new(3, 1)),
+    }
+    .to_sqe();
+    let under_way = a.submit(write, Payload::ToController(IoBuf::from_slice(&[9; 4096])));
+    assert!(!a.completes(under_way));
+    let other = Memory::new(128);
+    std::thread::scope(|scope| {
+        let swap = scope.spawn(|| {
+            let spec = shows("mallocVolumes/m");
+            site.namespace_with("s/n", Some(other.clone()), spec, true)
+                .unwrap();
+        });
+        while sessions[1].admin.identify_namespace(1).nsze.get() != 128 {}
+        let preempt = preempt_and_abort(b);
+        let early = b.completes(preempt);
+        volume.hold(false);
+        assert!(!early, "a write of the victim could still land");
+        assert_eq!(b.wait(preempt).cqe.status(), Status::SUCCESS);
+        swap.join().unwrap();
+    });
+    assert_eq!(a.wait(under_way).cqe.status(), Status::SUCCESS);
     assert_eq!(a.write(1, 3, 1, &[1; 4096]), CONFLICT);
 }
 

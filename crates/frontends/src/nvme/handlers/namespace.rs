@@ -236,6 +236,7 @@ impl NamespaceHandler {
                 |o| o.desk.clone(),
             ),
             users: Arc::default(),
+            before: old.map_or_else(Vec::new, |old| old.lists_of_users()),
             remembered: old.and_then(|old| old.geometry()),
             subsystem: Arc::downgrade(subsystem),
             closing: AtomicBool::new(false),

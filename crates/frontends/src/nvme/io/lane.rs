@@ -2,9 +2,10 @@
 
 use crate::nvme::reservation::Access;
 use crate::nvme::target::{Association, Namespace};
-use crate::nvme::users::Pass;
+use crate::nvme::users::{HostId, Pass};
 use blk::{Counters, Geometry, Home, Lane};
 use std::sync::Arc;
+use std::task::Waker;
 use wire::nvme::Status;
 
 /// A lane, and copies of what every command has to look at.
@@ -37,10 +38,7 @@ impl OpenLane {
     ) -> Result<Self, Status> {
         let namespace = association.namespace(nsid);
         let namespace = namespace.ok_or(Status::INVALID_NAMESPACE.dnr())?;
-        let pass = namespace.users.enter(home.waker(), association.host);
-        if namespace.is_closing() {
-            return Err(Status::INVALID_NAMESPACE.dnr());
-        }
+        let pass = enter(&namespace, home.waker(), association.host)?;
         let volume = namespace.volume.clone().ok_or(Status::ANA_INACCESSIBLE)?;
         let counters = namespace.stats.open();
         if let Some((subsystem, listener)) = &association.way {
@@ -105,11 +103,69 @@ impl OpenLane {
     }
 }
 
+/// Becomes a user of a namespace.
+fn enter(namespace: &Namespace, waker: Waker, host: HostId) -> Result<Pass, Status> {
+    let pass = namespace.users.enter(waker, host);
+    if namespace.is_closing() {
+        // Another with another volume may be about to take its place: the host shall ask again,
+        // and learns by that if it is deleted.
+        return Err(Status::NAMESPACE_NOT_READY);
+    }
+    Ok(pass)
+}
+
 impl Drop for OpenLane {
     fn drop(&mut self) {
         self.counters.close();
         for _ in 0..self.writers {
             self.namespace.gate.leave();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nvme::reservation::Desk;
+    use engine::{Keep, KeepDone};
+    use std::sync::Weak;
+    use std::sync::atomic::AtomicBool;
+
+    struct Nothing;
+
+    impl Keep for Nothing {
+        fn get(&self, _: &str) -> Option<Vec<u8>> {
+            None
+        }
+        fn put(&self, _: &str, _: Option<Vec<u8>>, done: KeepDone) {
+            done(Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_namespace_whose_volume_is_being_replaced_is_to_be_asked_again() {
+        let namespace = Namespace {
+            nsid: 1,
+            name: String::new(),
+            volume: None,
+            gate: Arc::default(),
+            identity: blk::Identity::default(),
+            stats: Arc::default(),
+            desk: Desk::open(Arc::new(Nothing), String::new()),
+            users: Arc::default(),
+            before: Vec::new(),
+            remembered: None,
+            subsystem: Weak::new(),
+            closing: AtomicBool::new(false),
+        };
+        let enter = || enter(&namespace, Waker::noop().clone(), [1; 16]);
+        let pass = enter().expect("it is there");
+        namespace.close();
+        let Err(status) = enter() else {
+            panic!("it is going")
+        };
+        assert!(status.is(Status::NAMESPACE_NOT_READY) && !status.is_dnr());
+        drop(pass);
+        assert_eq!(namespace.users.count(), 0, "who was refused is no user");
     }
 }

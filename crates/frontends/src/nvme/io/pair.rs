@@ -210,7 +210,9 @@ impl IoQueue {
     fn fail_pair(&mut self, index: usize, status: Status, out: &mut impl Replies) {
         let pair = self.pairs.remove(index);
         self.refuse(&pair.compare, status, out);
-        self.refuse(&pair.write, Status::ABORTED_FAILED_FUSED.dnr(), out);
+        let other = Status::ABORTED_FAILED_FUSED;
+        let other = if status.is_dnr() { other.dnr() } else { other };
+        self.refuse(&pair.write, other, out);
     }
 
     /// The write of a pair has ended, and with it the pair.
@@ -233,7 +235,8 @@ impl IoQueue {
             .filter(|(_, pair)| !pair.has_begun() && lanes[pair.lane].namespace.is_closing());
         let closing: Vec<usize> = closing.map(|(index, _)| index).collect();
         for index in closing {
-            self.fail_pair(index, Status::INVALID_NAMESPACE.dnr(), out);
+            // As for a command that comes now.
+            self.fail_pair(index, Status::NAMESPACE_NOT_READY, out);
         }
     }
 }

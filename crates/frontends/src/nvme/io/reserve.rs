@@ -102,6 +102,11 @@ impl IoQueue {
         let done = move |outcome: Outcome| match outcome {
             Ok(change) => {
                 subsystem.notify(of.nsid, &change.notices);
+                // Its volume may have been replaced while the change was made durable.
+                let now = subsystem.namespaces().get(&of.nsid).cloned();
+                let of = now
+                    .filter(|now| Arc::ptr_eq(&now.desk, &of.desk))
+                    .unwrap_or(of);
                 let push = Box::new(move || inbox.push(ticket, Status::SUCCESS));
                 fence(&subsystem, &of, &change.fence, push);
             }
@@ -125,7 +130,8 @@ fn fence(
     if hosts.is_empty() {
         return done();
     }
-    namespace.users.fence(hosts, done);
+    let lists = namespace.lists_of_users();
+    namespace.fence(hosts, done);
     subsystem.fence_raised();
-    namespace.users.wake();
+    lists.iter().for_each(|users| users.wake());
 }

@@ -3,10 +3,10 @@
 use super::Subsystem;
 use crate::nvme::fused::Gate;
 use crate::nvme::reservation::Desk;
-use crate::nvme::users::Users;
+use crate::nvme::users::{HostId, Users};
 use blk::{Geometry, Identity, State, Stats, Subscriber, Volume};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, Weak};
 
 /// A namespace with one volume, or without. When the volume is swapped for another object a new
 /// `Namespace` takes the place of this one, with the same statistics and reservations.
@@ -22,6 +22,8 @@ pub(crate) struct Namespace {
     pub(crate) desk: Arc<Desk>,
     /// Connections with a lane on it.
     pub(crate) users: Arc<Users>,
+    /// The same for the volumes that this one has replaced, while they are being let go of.
+    pub(crate) before: Vec<Arc<Users>>,
     /// How large it was when its volume was last there.
     pub(crate) remembered: Option<Geometry>,
     pub(crate) subsystem: Weak<Subsystem>,
@@ -93,6 +95,32 @@ impl Namespace {
     pub(crate) fn close(&self) {
         self.closing.store(true, SeqCst);
         self.users.wake();
+    }
+
+    /// Connections with a lane on it or on what it replaced.
+    pub(crate) fn lists_of_users(&self) -> Vec<Arc<Users>> {
+        let before = self.before.iter().filter(|users| users.count() > 0);
+        before.chain([&self.users]).cloned().collect()
+    }
+
+    /// Calls `done` once every present user of one of the `hosts` has ended what it had begun, also
+    /// on a volume that was replaced meanwhile.
+    pub(crate) fn fence(&self, hosts: &[HostId], done: Box<dyn FnOnce() + Send>) {
+        let lists = self.lists_of_users();
+        let left = Arc::new((AtomicUsize::new(lists.len()), Mutex::new(Some(done))));
+        for users in lists {
+            let left = left.clone();
+            let passed = move || {
+                if left.0.fetch_sub(1, SeqCst) > 1 {
+                    return;
+                }
+                let done = left.1.lock().expect("no holder of the fence panics").take();
+                if let Some(done) = done {
+                    done();
+                }
+            };
+            users.fence(hosts, Box::new(passed));
+        }
     }
 
     /// Whether its users have to let go of it.
