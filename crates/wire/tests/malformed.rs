@@ -334,6 +334,56 @@ fn more_data_than_the_sgl_describes_are_not_sent() {
 }
 
 #[test]
+fn what_was_due_before_a_fatal_error_is_sent_before_the_termreq() {
+    let mut fresh = Controller::new(Limits::default(), Nanos(0));
+    let bytes = [ic_req().bytes(), &[0xff; 8]].concat();
+    assert!(fresh.receive(&bytes, Nanos(0)).is_err());
+    assert_eq!(kinds(&mut fresh), [0x01, 0x03], "ICResp, TermReq");
+
+    // One command is answered, one is being executed, and one waits for its data.
+    let (mut controller, _) = with_r2t();
+    let capsule = |cid: u16| {
+        let mut sqe = Sqe::new(0x00, 1);
+        sqe.cid = cid.into();
+        let common = common(4, 0, 72, 0, 72);
+        CapsuleCmd { common, sqe }.bytes().to_vec()
+    };
+    let bytes = [capsule(7), capsule(8)].concat();
+    controller.receive(&bytes, Nanos(0)).unwrap();
+    let mut slots = Vec::new();
+    while let Some(event) = controller.next_event() {
+        match event {
+            Event::Command(command) => slots.push(command.slot),
+            other => panic!("{other:?}"),
+        }
+    }
+    let cqe = Cqe::new(0, 0, Status::SUCCESS);
+    controller.respond(slots[0], cqe);
+    let write = CapsuleCmd {
+        common: common(4, 0, 72, 0, 72),
+        sqe: write_sqe(9, 4096),
+    };
+    controller.receive(write.bytes(), Nanos(0)).unwrap();
+    assert!(controller.receive(&[0xff; 8], Nanos(0)).is_err());
+    controller.respond(slots[1], cqe);
+    assert_eq!(kinds(&mut controller), [0x05, 0x03], "CapsuleResp, TermReq");
+}
+
+/// The types of the PDUs that are to be sent.
+fn kinds(controller: &mut Controller) -> Vec<u8> {
+    let mut out = Gather::new();
+    controller.transmit(&mut out);
+    let bytes = out.to_vec();
+    let (mut rest, mut kinds) = (&bytes[..], Vec::new());
+    while let [kind, _, _, _, len @ ..] = rest {
+        kinds.push(*kind);
+        let len = u32::from_le_bytes(len[..4].try_into().unwrap());
+        rest = &rest[len as usize..];
+    }
+    kinds
+}
+
+#[test]
 fn a_host_that_terminates_is_believed() {
     let mut controller = controller();
     let term = TermReq {

@@ -375,14 +375,16 @@ impl Controller {
         !self.pending.is_empty() || !self.term.is_empty()
     }
 
-    /// Ends the connection because of `fatal`: sends a C2HTermReq with the header last received,
-    /// then waits for the host to close.
+    /// Ends the connection because of `fatal`: sends what was answered so far, and a C2HTermReq with
+    /// the header last received as the last PDU, then waits for the host to close.
     pub fn terminate(&mut self, fatal: &Fatal, now: Nanos) {
         if matches!(self.state, State::Terminating(_) | State::Closed) {
             return;
         }
         self.term = pdu::term_req(PduType::C2hTermReq, fatal, self.framer.seen());
-        self.pending.clear();
+        // ICResp and answers were due before; data are not wanted any more.
+        self.pending
+            .retain(|next| !matches!(next, Outgoing::R2t { .. }));
         self.stop();
         self.state = State::Terminating(now + self.limits.linger);
     }
