@@ -108,13 +108,6 @@ pub(crate) fn connect(place: &Place<'_>, connect: &Connect, data: &IoBuf) -> Res
     let listener = listener
         .filter(|one| !one.is_closing())
         .ok_or(InvalidParameter::SUBSYSTEM)?;
-    if !subsystem.shape().admits(&wish.host) {
-        tracing::info!(subsystem = %wish.subsystem, host = %wish.host, "host is not allowed");
-        return Err(Refused {
-            status: Status::CONNECT_INVALID_HOST.dnr(),
-            result: InvalidParameter::HOST.dw0(),
-        });
-    }
     if connect.qid == 0 {
         admin(place, connect, wish, &subsystem, &listener)
     } else {
@@ -133,7 +126,18 @@ fn admin(
     if wish.data.cntlid.get() != CNTLID_DYNAMIC {
         return Err(InvalidParameter::CONTROLLER_ID.into());
     }
-    let association = subsystem.associate(listener, wish.data.hostid, wish.host)?;
+    let host = wish.host.clone();
+    let made = subsystem.associate(listener, wish.data.hostid, wish.host);
+    let association = made.map_err(|status| {
+        tracing::info!(subsystem = %wish.subsystem, %host, ?status, "no controller for a host");
+        let named = status.is(Status::CONNECT_INVALID_HOST);
+        let result = if named {
+            InvalidParameter::HOST.dw0()
+        } else {
+            0
+        };
+        Refused { status, result }
+    })?;
     tracing::info!(
         subsystem = %wish.subsystem, host = %association.hostnqn, cntlid = association.cntlid,
         listener = listener.name, "host connected"

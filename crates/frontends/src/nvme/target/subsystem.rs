@@ -150,7 +150,8 @@ impl Subsystem {
     /// Makes a controller for a host, with a CNTLID of the listener's range.
     ///
     /// # Errors
-    /// Connect Controller Busy when the range is used up.
+    /// Connect Invalid Host for a host that may not come in, Connect Controller Busy when the range
+    /// is used up.
     pub(crate) fn associate(
         self: &Arc<Self>,
         listener: &Arc<Listener>,
@@ -158,6 +159,11 @@ impl Subsystem {
         hostnqn: Nqn,
     ) -> Result<Arc<Association>, Status> {
         let mut ways = self.ways();
+        // Under the lock that whoever changes who may come in takes afterwards to send the others
+        // away: a host is refused here or found there.
+        if !self.shape().admits(&hostnqn) {
+            return Err(Status::CONNECT_INVALID_HOST.dnr());
+        }
         let free = listener
             .cntlids()
             .find(|id| !ways.associations.contains_key(id));
