@@ -9,11 +9,12 @@ use support::host::{Queue, Session, Who};
 use support::memory::Memory;
 use support::{MemoryKeep, NQN, Site, shows};
 use wire::nvme::aer::AsyncEvent;
+use wire::nvme::cmds::GetLog;
 use wire::nvme::reservation::{
     AcquireAction, AcquireData, PersistChange, RegisterAction, RegisterData, ReleaseAction,
     ReleaseData, Report, ReservationType,
 };
-use wire::nvme::{Fuse, IoCmd, IoOp, Rw, Status};
+use wire::nvme::{AdminCmd, Fuse, IoCmd, IoOp, Rw, Status};
 use wire::nvme_tcp::Payload;
 
 const CONFLICT: Status = Status::RESERVATION_CONFLICT.dnr();
@@ -216,6 +217,23 @@ fn preempting_tells_the_victim() {
     let done = first.admin.wait(cid);
     let event = AsyncEvent::from_dw0(done.cqe.dw0.get());
     assert_eq!(event, Some(AsyncEvent::ReservationNotification));
+    // Nothing is taken by reading past the end, or with too little room.
+    assert!(first.admin.log_at(0x80, 128, 64).is_err());
+    let log = GetLog {
+        nsid: 0,
+        lid: 0x80,
+        lsp: 0,
+        retain_event: false,
+        len: 64,
+        offset: 0,
+        lsi: 0,
+        by_index: false,
+        csi: 0,
+        uuid_index: 0,
+    };
+    let sqe = AdminCmd::GetLogPage(log).to_sqe();
+    let short = first.admin.run(sqe, Payload::ToHost(IoBuf::alloc(32)));
+    assert_eq!(short.cqe.status(), Status::SGL_LENGTH_INVALID.dnr());
     let page = first.admin.log(0x80, 64);
     assert_eq!((page[0], page[8], page[9], page[12]), (1, 1, 0, 1));
     assert_eq!(first.admin.log(0x80, 64)[8], 0, "read once");
@@ -410,6 +428,12 @@ fn reservations_that_persist_survive_a_restart_and_go_with_the_namespace() {
     let mut io = holder.io(1);
     assert_eq!(io.write(1, 0, 1, &[1; 4096]), Status::SUCCESS);
     assert_eq!(report(&mut io).registrants[0].key, 7);
+    let kept = keep.0.lock().unwrap().clone();
+    site.delete("nvmeSubsystems/s/nvmeNamespaces/n").unwrap();
+    assert!(keep.0.lock().unwrap().is_empty());
+    // The same when a deletion that was cut short is repeated after a start.
+    *keep.0.lock().unwrap() = kept;
+    let site = Site::start(keep.clone(), true);
     site.delete("nvmeSubsystems/s/nvmeNamespaces/n").unwrap();
     assert!(keep.0.lock().unwrap().is_empty());
 }

@@ -46,7 +46,14 @@ impl Controller {
         }
     }
 
-    pub(super) fn log_page(&mut self, now: Nanos, log: &GetLog) -> Result<Vec<u8>, Status> {
+    /// A log page, for a command with `room` for so many bytes. What is read is marked as read only
+    /// if it can be told.
+    pub(super) fn log_page(
+        &mut self,
+        now: Nanos,
+        log: &GetLog,
+        room: u32,
+    ) -> Result<Vec<u8>, Status> {
         let known = LogId::from_u8(log.lid).filter(|id| self.pages().contains(id));
         let id = known.ok_or(Status::INVALID_LOG_PAGE.dnr())?;
         let len = usize::try_from(log.len)
@@ -55,6 +62,9 @@ impl Controller {
             .ok_or(INVALID)?;
         if log.by_index {
             return Err(INVALID);
+        }
+        if len > room as usize {
+            return Err(Status::SGL_LENGTH_INVALID.dnr());
         }
         let page = match id {
             LogId::Supported => supported_pages(self.pages()),
@@ -72,7 +82,10 @@ impl Controller {
                 self.look();
                 discovery(self.seen, &self.entries)
             }
-            LogId::Reservation => self.reservation(!log.retain_event),
+            LogId::Reservation => {
+                window(ReservationNotification::default().bytes(), log.offset, len)?;
+                self.reservation(!log.retain_event)
+            }
         };
         let answer = window(&page, log.offset, len)?;
         if !log.retain_event {

@@ -204,7 +204,7 @@ impl Controller {
         }
         match AdminCmd::parse(sqe)? {
             AdminCmd::Identify(id) => self.identify(&id).map(Answer::Data),
-            AdminCmd::GetLogPage(log) => self.log_page(now, &log).map(Answer::Data),
+            AdminCmd::GetLogPage(log) => self.log_page(now, &log, command.room).map(Answer::Data),
             AdminCmd::SetFeatures(feature, save) => {
                 self.set_feature(now, ticket, &feature, save, &command.data)
             }
