@@ -59,6 +59,7 @@ fn identify_controller_tells_the_subsystem_and_its_limits() {
         (id.sgls.get() & 1, id.sgls.get() >> 20 & 1, id.iorcsz.get()),
         (1, 1, 1)
     );
+    assert_eq!(id.ofcs.get(), 0, "Disconnect of I/O queues is not offered");
     // Another host's controller has a CNTLID of its own.
     let mut other = Session::connect(address, NQN, Who::other()).unwrap();
     assert_eq!(other.admin.identify_controller().cntlid.get(), 2);
