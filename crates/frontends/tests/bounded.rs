@@ -1,5 +1,5 @@
-//! What a host that asks for much and reads nothing can make us keep in memory. Memory is counted for
-//! the whole process, so these tests are a program of their own and run one after the other.
+//! What a host that asks for much and reads nothing can make us keep in memory. Memory is counted
+//! for the whole process, so these tests are a program of their own and run one after the other.
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 mod support;

@@ -375,9 +375,9 @@ fn kinds(controller: &mut Controller) -> Vec<u8> {
     controller.transmit(&mut out);
     let bytes = out.to_vec();
     let (mut rest, mut kinds) = (&bytes[..], Vec::new());
-    while let [kind, _, _, _, len @ ..] = rest {
-        kinds.push(*kind);
-        let len = u32::from_le_bytes(len[..4].try_into().unwrap());
+    while let [kind, _, _, _, a, b, c, d, ..] = *rest {
+        kinds.push(kind);
+        let len = u32::from_le_bytes([a, b, c, d]);
         rest = &rest[len as usize..];
     }
     kinds

@@ -258,13 +258,7 @@ impl Controller {
                 }
             }
             FeatureId::VolatileWriteCache => {
-                let on = value & 1 == 1;
-                self.association.set_write_cache(on);
-                if !on {
-                    let flushes = Flushes::new(&self.association);
-                    self.cache_off.push_back((ticket, flushes));
-                    return Ok(Answer::Later);
-                }
+                return Ok(self.set_write_cache(ticket, value & 1 == 1));
             }
             FeatureId::NumberOfQueues => {
                 let wanted = QueueCounts::parse(value)?;
@@ -295,6 +289,17 @@ impl Controller {
             _ => return Err(INVALID),
         }
         Ok(Answer::Done(0))
+    }
+
+    /// Volatile Write Cache; to do without completes once nothing is in the caches any more.
+    fn set_write_cache(&mut self, ticket: Ticket, on: bool) -> Answer {
+        self.association.set_write_cache(on);
+        if on {
+            return Answer::Done(0);
+        }
+        let flushes = Flushes::new(&self.association);
+        self.cache_off.push_back((ticket, flushes));
+        Answer::Later
     }
 
     /// Reservation Persistence; completes once the change is durable for every namespace meant.

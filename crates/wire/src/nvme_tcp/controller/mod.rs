@@ -375,8 +375,8 @@ impl Controller {
         !self.pending.is_empty() || !self.term.is_empty()
     }
 
-    /// Ends the connection because of `fatal`: sends what was answered so far, and a C2HTermReq with
-    /// the header last received as the last PDU, then waits for the host to close.
+    /// Ends the connection because of `fatal`: sends what was answered so far and, as the last PDU,
+    /// a C2HTermReq with the header last received, then waits for the host to close.
     pub fn terminate(&mut self, fatal: &Fatal, now: Nanos) {
         if matches!(self.state, State::Terminating(_) | State::Closed) {
             return;
