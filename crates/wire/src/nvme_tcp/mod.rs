@@ -10,6 +10,7 @@ mod controller;
 pub mod digest;
 mod framer;
 mod host;
+mod life;
 mod pdu;
 
 pub use controller::{Command, Controller, Event, Limits, Slot};

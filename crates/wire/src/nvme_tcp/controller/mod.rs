@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use blk::{Gather, IoBuf, Nanos};
 
 use super::framer::Framer;
+use super::life::Life;
 use super::pdu::{self, Digests, Fatal, FatalStatus, PduType, Role, Rules};
 use super::{Closed, Negotiated, alignment_bytes};
 use crate::nvme::{Cqe, Sqe, Status};
@@ -162,21 +163,11 @@ struct Entry {
     pairing: Pairing,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Until ICReq, at most until the time given.
-    Init(Nanos),
-    Open,
-    /// A TermReq is sent; what comes is dropped until the time given.
-    Terminating(Nanos),
-    Closed,
-}
-
 /// The controller's end of one connection.
 #[derive(Debug)]
 pub struct Controller {
     limits: Limits,
-    state: State,
+    life: Life,
     rules: Rules,
     negotiated: Negotiated,
     framer: Framer,
@@ -195,7 +186,6 @@ pub struct Controller {
     term: Vec<u8>,
     sq_flow_control: bool,
     announce_ready: bool,
-    announce_closed: Option<Closed>,
 }
 
 impl Controller {
@@ -211,7 +201,7 @@ impl Controller {
         let to_controller_alignment = alignment_bytes(limits.cpda);
         Controller {
             limits,
-            state: State::Init(now + limits.init_timeout),
+            life: Life::new(now + limits.init_timeout),
             rules: Rules {
                 role: Role::Controller,
                 ready: false,
@@ -240,7 +230,6 @@ impl Controller {
             term: Vec::new(),
             sq_flow_control: true,
             announce_ready: false,
-            announce_closed: None,
         }
     }
 
@@ -270,7 +259,7 @@ impl Controller {
             return Some(Event::Ready(self.negotiated));
         }
         let Some(index) = self.ready.pop_front() else {
-            return self.announce_closed.take().map(Event::Closed);
+            return self.life.take_closed().map(Event::Closed);
         };
         let entry = &mut self.entries[usize::from(index)];
         entry.phase = Phase::Executing;
@@ -301,7 +290,7 @@ impl Controller {
             cid: self.release(slot).cid,
             ..cqe
         };
-        if self.state == State::Open {
+        if self.life.is_open() {
             self.pending.push_back(Outgoing::Response(cqe));
         }
     }
@@ -333,7 +322,7 @@ impl Controller {
             cid: self.release(slot).cid,
             ..cqe
         };
-        if self.state == State::Open {
+        if self.life.is_open() {
             self.pending.push_back(Outgoing::Data { data, cqe });
         }
     }
@@ -378,7 +367,7 @@ impl Controller {
     /// Ends the connection because of `fatal`: sends what was answered so far and, as the last PDU,
     /// a C2HTermReq with the header last received, then waits for the host to close.
     pub fn terminate(&mut self, fatal: &Fatal, now: Nanos) {
-        if matches!(self.state, State::Terminating(_) | State::Closed) {
+        if self.life.is_ending() {
             return;
         }
         self.term = pdu::term_req(PduType::C2hTermReq, fatal, self.framer.seen());
@@ -386,7 +375,7 @@ impl Controller {
         self.pending
             .retain(|next| !matches!(next, Outgoing::R2t { .. }));
         self.stop();
-        self.state = State::Terminating(now + self.limits.linger);
+        self.life.terminate(now + self.limits.linger);
     }
 
     /// Ends the connection at once: the socket is gone.
@@ -396,32 +385,25 @@ impl Controller {
 
     /// Whether the socket is to be closed.
     pub fn is_closed(&self) -> bool {
-        self.state == State::Closed
+        self.life.is_closed()
     }
 
     /// When [`Controller::expire`] wants to be called, if ever.
     pub fn deadline(&self) -> Option<Nanos> {
-        match self.state {
-            State::Init(at) | State::Terminating(at) => Some(at),
-            State::Open | State::Closed => None,
-        }
+        self.life.deadline()
     }
 
     /// Acts on a deadline that has passed by `now`.
     pub fn expire(&mut self, now: Nanos) {
-        match self.state {
-            State::Init(at) if now >= at => self.finish(Closed::InitTimeout),
-            State::Terminating(at) if now >= at => self.finish(Closed::ByUs),
-            _ => {}
+        if let Some(why) = self.life.expired(now) {
+            self.finish(why);
         }
     }
 
     fn finish(&mut self, why: Closed) {
-        if self.state != State::Closed {
-            self.state = State::Closed;
+        if self.life.close(why) {
             self.pending.clear();
             self.stop();
-            self.announce_closed = Some(why);
         }
     }
 

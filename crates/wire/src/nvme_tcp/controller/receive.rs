@@ -3,7 +3,7 @@
 use blk::{IoBuf, Nanos};
 
 use super::transmit::Outgoing;
-use super::{Closed, Controller, Entry, Pairing, Phase, State};
+use super::{Closed, Controller, Entry, Pairing, Phase};
 use crate::nvme::opcode::{Transfer, direction};
 use crate::nvme::sgl::DataPointer;
 use crate::nvme::{Fuse, Sqe, Status};
@@ -24,7 +24,7 @@ impl Controller {
     #[inline]
     pub fn receive(&mut self, mut bytes: &[u8], now: Nanos) -> Result<(), Fatal> {
         while !bytes.is_empty() {
-            if matches!(self.state, State::Terminating(_) | State::Closed) {
+            if self.life.is_ending() {
                 return Ok(());
             }
             if self.framer.in_header() {
@@ -105,7 +105,7 @@ impl Controller {
         self.negotiated.r2t_max = request.maxr2t.get().saturating_add(1);
         self.rules.digests = digests;
         self.rules.ready = true;
-        self.state = State::Open;
+        self.life.open();
         self.announce_ready = true;
         self.current = None;
         self.pending.push_back(Outgoing::Init);

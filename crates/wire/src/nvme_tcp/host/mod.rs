@@ -12,6 +12,7 @@ use std::fmt;
 use blk::{Gather, IoBuf, Nanos};
 
 use super::framer::Framer;
+use super::life::Life;
 use super::pdu::{self, Digests, Fatal, PduType, Role, Rules};
 use super::{Closed, Negotiated, alignment_bytes};
 use crate::nvme::sgl::SglDescriptor;
@@ -148,21 +149,11 @@ struct Entry {
     broken: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Until ICResp, at most until the time given.
-    Init(Nanos),
-    Open,
-    /// A TermReq is sent; what comes is dropped until the time given.
-    Terminating(Nanos),
-    Closed,
-}
-
 /// The host's end of one connection.
 #[derive(Debug)]
 pub struct Host {
     config: HostConfig,
-    state: State,
+    life: Life,
     rules: Rules,
     negotiated: Negotiated,
     framer: Framer,
@@ -174,7 +165,6 @@ pub struct Host {
     pending: VecDeque<Outgoing>,
     term: Vec<u8>,
     announce_ready: bool,
-    announce_closed: Option<Closed>,
 }
 
 impl Host {
@@ -192,7 +182,7 @@ impl Host {
         entries.resize_with(depth, Entry::default);
         Host {
             config,
-            state: State::Init(now + config.init_timeout),
+            life: Life::new(now + config.init_timeout),
             rules: Rules {
                 role: Role::Host,
                 ready: false,
@@ -217,7 +207,6 @@ impl Host {
             pending: VecDeque::from([Outgoing::Init]),
             term: Vec::new(),
             announce_ready: false,
-            announce_closed: None,
         }
     }
 
@@ -233,7 +222,7 @@ impl Host {
 
     /// Whether [`Host::submit`] would take a command.
     pub fn can_submit(&self) -> bool {
-        self.state == State::Open && !self.free.is_empty()
+        self.life.is_open() && !self.free.is_empty()
     }
 
     /// Queues a command and gives the CID it is known by until its completion is taken. CIDs are
@@ -245,7 +234,7 @@ impl Host {
     /// [`Unsent`] hands the data back when the queue is full or the connection not ready.
     #[inline]
     pub fn submit(&mut self, mut sqe: Sqe, payload: Payload) -> Result<u16, Unsent> {
-        if self.state != State::Open {
+        if !self.life.is_open() {
             return Err(Unsent {
                 reason: UnsentReason::NotReady,
                 payload,
@@ -293,7 +282,7 @@ impl Host {
             return Some(HostEvent::Ready(self.negotiated));
         }
         let Some(cid) = self.done.pop_front() else {
-            return self.announce_closed.take().map(HostEvent::Closed);
+            return self.life.take_closed().map(HostEvent::Closed);
         };
         let entry = &mut self.entries[usize::from(cid)];
         entry.phase = Phase::Free;
@@ -330,11 +319,11 @@ impl Host {
     /// Ends the connection because of `fatal`: sends an H2CTermReq with the header last received,
     /// then waits for the controller to close. Commands in flight complete as failed.
     pub fn terminate(&mut self, fatal: &Fatal, now: Nanos) {
-        if matches!(self.state, State::Terminating(_) | State::Closed) {
+        if self.life.is_ending() {
             return;
         }
         self.term = pdu::term_req(PduType::H2cTermReq, fatal, self.framer.seen());
-        self.state = State::Terminating(now + self.config.linger);
+        self.life.terminate(now + self.config.linger);
         self.fail_all();
     }
 
@@ -345,31 +334,24 @@ impl Host {
 
     /// Whether the socket is to be closed.
     pub fn is_closed(&self) -> bool {
-        self.state == State::Closed
+        self.life.is_closed()
     }
 
     /// When [`Host::expire`] wants to be called, if ever.
     pub fn deadline(&self) -> Option<Nanos> {
-        match self.state {
-            State::Init(at) | State::Terminating(at) => Some(at),
-            State::Open | State::Closed => None,
-        }
+        self.life.deadline()
     }
 
     /// Acts on a deadline that has passed by `now`.
     pub fn expire(&mut self, now: Nanos) {
-        match self.state {
-            State::Init(at) if now >= at => self.finish(Closed::InitTimeout),
-            State::Terminating(at) if now >= at => self.finish(Closed::ByUs),
-            _ => {}
+        if let Some(why) = self.life.expired(now) {
+            self.finish(why);
         }
     }
 
     fn finish(&mut self, why: Closed) {
-        if self.state != State::Closed {
-            self.state = State::Closed;
+        if self.life.close(why) {
             self.fail_all();
-            self.announce_closed = Some(why);
         }
     }
 

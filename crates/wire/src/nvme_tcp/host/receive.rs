@@ -3,7 +3,7 @@
 use blk::{IoBuf, Nanos};
 
 use super::transmit::Outgoing;
-use super::{Closed, Entry, Host, Phase, State};
+use super::{Closed, Entry, Host, Phase};
 use crate::nvme::{Cqe, Status};
 use crate::nvme_tcp::alignment_bytes;
 use crate::nvme_tcp::bits::{CapsuleResp, DataPdu, IcResp, LAST_PDU, R2t, SUCCESS, TermReq};
@@ -21,7 +21,7 @@ impl Host {
     #[inline]
     pub fn receive(&mut self, mut bytes: &[u8], now: Nanos) -> Result<(), Fatal> {
         while !bytes.is_empty() {
-            if matches!(self.state, State::Terminating(_) | State::Closed) {
+            if self.life.is_ending() {
                 return Ok(());
             }
             let stepped = if self.framer.in_header() {
@@ -112,7 +112,7 @@ impl Host {
         self.negotiated.h2c_data_max = response.maxh2cdata.get();
         self.rules.digests = digests;
         self.rules.ready = true;
-        self.state = State::Open;
+        self.life.open();
         self.announce_ready = true;
         Ok(0)
     }
