@@ -652,7 +652,7 @@ fn a_host_that_falls_silent_loses_its_queues() {
     let site = Site::default();
     let address = site.with_volume(Memory::new(64));
     let who = Who {
-        kato_ms: 1000,
+        kato_ms: 2000,
         ..Who::default()
     };
     let mut session = Session::connect(address, NQN, who).unwrap();
