@@ -35,7 +35,12 @@ fn script() -> Vec<Change> {
     let mut refused = malloc();
     refused.name = "mallocVolumes/m".to_owned();
     refused.blocks_count = 99;
+    let mut grown = malloc();
+    grown.name = "mallocVolumes/grows".to_owned();
+    grown.blocks_count = 16;
     vec![
+        create("", "grows", &malloc()),
+        update(&grown, &["blocks_count"]),
         create("", "m", &malloc()),
         create("", "bad", &malloc()),
         create("", "e", &encrypted("m", b"0123456789abcdef")),
@@ -94,6 +99,7 @@ fn check(bench: &mut Bench, allowed: &[&Seen], when: &str) {
         things,
         "{when}: half-made things"
     );
+    bench.check_world(when);
     let (records, sealed) = bench.store.names();
     assert_eq!(records, things, "{when}: stray records");
     let secrets = now

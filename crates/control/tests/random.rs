@@ -80,6 +80,7 @@ fn some_change(random: &mut Random) -> (Change, String) {
 fn check(bench: &Bench, when: &str) {
     assert!(bench.catalogue.is_settled(), "{when}: not settled");
     let names: Vec<_> = bench.names().into_iter().collect();
+    bench.check_world(when);
     let world = bench.world.lock().unwrap();
     let things: Vec<_> = world.things.keys().cloned().collect();
     assert_eq!(names, things, "{when}: listed and there");

@@ -6,7 +6,7 @@ use blk::Nanos;
 
 use super::{Catalogue, State, Step, change, refs};
 use crate::effect::{Answer, Base, Call, Effect, Moment};
-use crate::record::{Form, Phase, Secret};
+use crate::record::{Phase, Secret};
 use crate::store::{Batch, Write};
 
 /// The first pause before a failed resource is tried again; it doubles with every failure.
@@ -49,13 +49,11 @@ impl Catalogue {
                 self.forgotten(name, error, stored.is_err(), now, fx);
             }
             (Step::UpdateIntent, Ok(_)) => self.call_update(name, Step::UpdateCall, now, fx),
-            (Step::UpdateCall, Ok(made)) => self.updated(name, &made, now, fx),
+            (Step::UpdateCall, Ok(made)) => self.updated(name, &made, fx),
             (Step::UpdateCall, Err(error)) => self.revert_update(name, error, fx),
-            (Step::UpdateStore(old), Err(error)) => self.undo_update(name, old, error, now, fx),
             (Step::UpdateStore(_), Ok(_)) => self.came_up(name, now, fx),
-            (Step::UpdateUndo(error), _) => {
-                self.mend(name, &[], now, fx);
-                self.end(name, |_| Err(error), now, fx);
+            (Step::UpdateStore(gone), Err(error)) => {
+                self.updated_unstored(name, &gone, error, now, fx);
             }
             (Step::UpdateRevert(error) | Step::DeleteRevert(error), stored) => {
                 if stored.is_err() {
@@ -179,6 +177,10 @@ impl Catalogue {
             self.remove(name);
             self.mend(name, &secrets, now, fx);
         } else {
+            // Its next attempt was put off for this change.
+            if matches!(entry.state, State::Failed(_)) {
+                self.again.insert(name.clone());
+            }
             let secrets = self.drop_next(name);
             self.mend(name, &secrets, now, fx);
         }
@@ -271,12 +273,34 @@ impl Catalogue {
         self.end(name, |_| Err(error), now, fx);
     }
 
-    fn updated(&mut self, name: &ResourceName, made: &[u8], now: Moment, fx: &mut Vec<Effect>) {
-        let old = self.held(name).form.clone();
+    fn updated(&mut self, name: &ResourceName, made: &[u8], fx: &mut Vec<Effect>) {
+        let gone = self.held(name).form.secrets.clone();
         match self.take_next(name, made) {
-            Ok(batch) => self.write(name, Step::UpdateStore(old), batch, fx),
-            Err(error) => self.undo_update(name, old, error, now, fx),
+            Ok(batch) => self.write(name, Step::UpdateStore(gone), batch, fx),
+            Err(error) => self.revert_update(name, error, fx),
         }
+    }
+
+    /// The handler made the update and its record could not be stored. What is made stays: it
+    /// cannot always be taken back (a volume does not shrink). The record follows in the
+    /// background; until then the durable intent leads a restart to the same form. The client is
+    /// told of a failure, since nothing final is durable yet.
+    fn updated_unstored(
+        &mut self,
+        name: &ResourceName,
+        gone: &[Secret],
+        mut error: Error,
+        now: Moment,
+        fx: &mut Vec<Effect>,
+    ) {
+        error.message = format!(
+            "{}; {name} is changed already and its record is stored as soon as that is possible: \
+             send the update again to be sure",
+            error.message
+        );
+        self.mend(name, gone, now, fx);
+        self.up(name, now, fx);
+        self.end(name, |_| Err(error), now, fx);
     }
 
     /// Makes the next form the form; returns the batch that says so.
@@ -305,55 +329,28 @@ impl Catalogue {
         })
     }
 
-    /// The update is done and not durable: it is taken back, so that what the client is told, what
-    /// is stored and what is there agree.
-    fn undo_update(
-        &mut self,
-        name: &ResourceName,
-        old: Form,
-        error: Error,
-        now: Moment,
-        fx: &mut Vec<Effect>,
-    ) {
-        let bases = self.usable(refs::bases_in(name.kind(), &old.spec));
-        let entry = self.held(name);
-        let now_there = entry.next.take().unwrap_or_else(|| entry.form.clone());
-        entry.form = old;
-        entry.phase = Phase::Ready;
-        let forms = (now_there.whole(name.kind()), entry.form.whole(name.kind()));
-        self.relink(name);
-        self.index_uuid(name);
-        match forms {
-            (Ok(old), Ok(new)) => {
-                let call = Call::Update {
-                    name: name.clone(),
-                    bases,
-                    old,
-                    new,
-                };
-                self.call(name, Step::UpdateUndo(error), call, fx);
-            }
-            _ => {
-                self.mend(name, &now_there.secrets, now, fx);
-                self.end(name, |_| Err(error), now, fx);
-            }
-        }
-    }
-
     /// The handler refused the update: the record says again what was.
     fn revert_update(&mut self, name: &ResourceName, error: Error, fx: &mut Vec<Effect>) {
+        let batch = self.without_next(name);
+        self.write(name, Step::UpdateRevert(error), batch, fx);
+    }
+
+    /// Goes back to the form that was; returns the batch that says so.
+    fn without_next(&mut self, name: &ResourceName) -> Batch {
         let dropped = self.drop_next(name);
-        let kept = self.held(name).form.secrets.clone();
-        let erase = dropped
-            .iter()
-            .filter(|s| !kept.contains(s))
-            .map(Secret::file)
-            .collect();
-        let batch = Batch {
+        let form = &mut self.held(name).form;
+        let mut erase = Vec::new();
+        for secret in dropped {
+            match form.secrets.iter_mut().find(|s| **s == secret) {
+                // The intent sealed it, so a file that was lost is there again.
+                Some(same) => same.value = same.value.take().or(secret.value),
+                None => erase.push(secret.file()),
+            }
+        }
+        Batch {
             erase,
             ..self.record(name, &[])
-        };
-        self.write(name, Step::UpdateRevert(error), batch, fx);
+        }
     }
 
     fn not_deleted(
@@ -420,23 +417,23 @@ impl Catalogue {
         let batch = result.and_then(|made| self.take_next(name, &made));
         let batch = batch.unwrap_or_else(|_| {
             // Nobody was told that the update succeeded, so it may as well not have happened.
-            let dropped = self.drop_next(name);
-            let kept = self.held(name).form.secrets.clone();
-            let erase = dropped
-                .iter()
-                .filter(|s| !kept.contains(s))
-                .map(Secret::file)
-                .collect();
-            Batch {
-                erase,
-                ..self.record(name, &[])
-            }
+            self.without_next(name)
         });
         self.write(name, Step::ReplayStore, batch, fx);
     }
 
-    /// The resource is there: whoever waits is answered, and those that stand on it are told.
+    /// The resource is there, and so is its record: whoever waits is answered.
     fn came_up(&mut self, name: &ResourceName, now: Moment, fx: &mut Vec<Effect>) {
+        self.up(name, now, fx);
+        let shown = |me: &Self| {
+            let entry = me.entry(name).expect("it just came up");
+            me.show(entry).map(Answer::Resource)
+        };
+        self.end(name, shown, now, fx);
+    }
+
+    /// The resource is there: those that stand on it are told.
+    fn up(&mut self, name: &ResourceName, now: Moment, fx: &mut Vec<Effect>) {
         let entry = self.held(name);
         entry.visible = true;
         entry.attempts = 0;
@@ -447,11 +444,6 @@ impl Catalogue {
         if was_failed {
             self.tell_dependents(name, now, fx);
         }
-        let shown = |me: &Self| {
-            let entry = me.entry(name).expect("it just came up");
-            me.show(entry).map(Answer::Resource)
-        };
-        self.end(name, shown, now, fx);
     }
 
     /// The resource could not be brought back: it stays listed, is tried again, and those that

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use crate::effect::{Answer, Base, Call, Change, Effect, Moment, Operation, Outcome, Ticket};
 use crate::keys::Keys;
-use crate::record::{self, Form, Phase};
+use crate::record::{self, Form, Phase, Secret};
 use crate::store::{Batch, Seal, Write};
 
 /// Changes that may wait for one resource: more than a sane client sends, few enough to be bounded.
@@ -79,8 +79,8 @@ enum Step {
     CreateAbandon(Error),
     UpdateIntent,
     UpdateCall,
-    UpdateStore(Form),
-    UpdateUndo(Error),
+    /// With the secrets of the form that was.
+    UpdateStore(Vec<Secret>),
     UpdateRevert(Error),
     DeleteIntent,
     DeleteCall,
@@ -362,7 +362,7 @@ impl Catalogue {
     }
 
     /// The batch that stores a resource as it is in memory. `seal` are secrets that are new.
-    fn record(&self, name: &ResourceName, seal: &[record::Secret]) -> Batch {
+    fn record(&self, name: &ResourceName, seal: &[Secret]) -> Batch {
         let entry = self.entry(name).expect("only what is entered is stored");
         let record = record::write(entry.phase, &entry.form, entry.next.as_ref());
         let seal = seal.iter().filter_map(|s| {

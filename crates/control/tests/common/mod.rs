@@ -83,8 +83,17 @@ impl Fake {
         Ok(spec)
     }
 
-    fn remake<R: Resource>(&self, job: &Job, new: R) -> Result<R> {
+    /// As real volumes: what is there may grow, and never shrinks.
+    fn remake<R: Resource>(&self, job: &Job, old: &R, new: R) -> Result<R> {
         self.call("update", &job.name, "")?;
+        let blocks = |resource: &R| {
+            fields::to_dynamic(resource)
+                .get_field_by_name("blocks_count")?
+                .as_i64()
+        };
+        if blocks(&new) < blocks(old) {
+            return Err(Error::precondition(format!("{} does not shrink", job.name)));
+        }
         self.world
             .lock()
             .unwrap()
@@ -119,8 +128,8 @@ macro_rules! fake {
                 fill(&mut self.world.lock().unwrap(), &mut spec);
                 self.make(&job, spec)
             }
-            async fn update(&self, job: Job, _: $kind, new: $kind) -> Result<$kind> {
-                self.remake(&job, new)
+            async fn update(&self, job: Job, old: $kind, new: $kind) -> Result<$kind> {
+                self.remake(&job, &old, new)
             }
             async fn delete(&self, name: ResourceName) -> Result<()> {
                 self.unmake(&name)
@@ -340,6 +349,18 @@ impl Bench {
             .names(None)
             .map(ToString::to_string)
             .collect()
+    }
+
+    /// Checks that what handlers made is what the catalogue shows, secrets aside.
+    pub fn check_world(&self, when: &str) {
+        for (name, made) in &self.world.lock().unwrap().things {
+            let name = ResourceName::parse(name, "name").unwrap();
+            let kind = name.kind();
+            let mut made = DynamicMessage::decode(kind.message.clone(), &**made).unwrap();
+            fields::clear_secrets(&mut made);
+            let shown = self.catalogue.get(kind, name.as_str()).unwrap();
+            assert_eq!(made, shown, "{when}: {name} is not what it is said to be");
+        }
     }
 
     pub fn get<R: Resource>(&self, name: &str) -> Result<R> {
