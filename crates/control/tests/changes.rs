@@ -298,6 +298,29 @@ fn an_update_that_changes_nothing_calls_nobody() {
 }
 
 #[test]
+fn a_reference_outside_the_mask_is_not_looked_at() {
+    let mut bench = bench(&["m"]);
+    bench
+        .change(create("", "e", &encrypted("m", b"k")))
+        .unwrap();
+    let wish = EncryptedVolume {
+        name: "e".to_owned(),
+        cipher: 2,
+        ..encrypted("mallocVolumes/gone", b"")
+    };
+    let made: EncryptedVolume = resource(bench.change(update(&wish, &["cipher"])).unwrap());
+    assert_eq!(
+        (made.cipher, &*made.volume_name_ref),
+        (2, "mallocVolumes/m")
+    );
+    let error = refused(bench.change(update(&wish, &["volume_name_ref"])));
+    assert_eq!(
+        (error.code, error.field.as_deref()),
+        (Code::NotFound, Some("encrypted_volume.volume_name_ref"))
+    );
+}
+
+#[test]
 fn a_star_keeps_a_secret_that_was_not_sent() {
     let mut bench = bench(&["m", "m2"]);
     bench
@@ -482,6 +505,66 @@ fn a_full_disk_makes_nothing_and_the_server_goes_on() {
         .change(create("", "e", &encrypted("m", b"k")))
         .unwrap();
     assert_eq!(bench.store.names().0.len(), 2);
+}
+
+fn grown(id: &str) -> MallocVolume {
+    MallocVolume {
+        name: id.to_owned(),
+        blocks_count: 16,
+        ..malloc()
+    }
+}
+
+#[test]
+fn an_update_that_is_made_and_cannot_be_stored_stays_and_is_success_only_once_it_is_stored() {
+    let mut bench = bench(&["m"]);
+    let ticket = bench.submit(update(&grown("m"), &["blocks_count"]));
+    assert!(
+        bench.step() && bench.step(),
+        "the intent is stored and the volume has grown"
+    );
+    let full = Error::new(Code::ResourceExhausted, "the disk is full");
+    bench.store.fail_with(Some(full));
+    bench.run();
+    let error = bench.replies.remove(&ticket).unwrap().unwrap_err();
+    assert_eq!(error.code, Code::ResourceExhausted);
+    assert!(error.message.contains("is changed already"), "{error}");
+    // What is there cannot shrink, so it is neither tried nor claimed.
+    assert_eq!(bench.log(), ["update mallocVolumes/m"]);
+    assert_eq!(bench.get::<MallocVolume>("m").unwrap().blocks_count, 16);
+    // It is so by now, and still not stored.
+    let error = refused(bench.change(update(&grown("m"), &["blocks_count"])));
+    assert_eq!(error.code, Code::ResourceExhausted);
+    let mut restarted = Bench::over(bench.store.after_crash(), Settings::default());
+    restarted.run();
+    assert_eq!(restarted.get::<MallocVolume>("m").unwrap().blocks_count, 16);
+    restarted.check_world("after a restart");
+    bench.store.fail_with(None);
+    bench
+        .change(update(&grown("m"), &["blocks_count"]))
+        .unwrap();
+    let mut restarted = Bench::over(bench.store.after_crash(), Settings::default());
+    restarted.run();
+    assert_eq!(restarted.log(), ["create mallocVolumes/m replay"]);
+    assert_eq!(restarted.get::<MallocVolume>("m").unwrap().blocks_count, 16);
+}
+
+#[test]
+fn the_record_of_an_update_follows_by_itself() {
+    let mut bench = bench(&["m"]);
+    bench.submit(update(&grown("m"), &["blocks_count"]));
+    assert!(bench.step() && bench.step());
+    bench
+        .store
+        .fail_with(Some(Error::unavailable("the disk is away")));
+    bench.run();
+    bench.store.fail_with(None);
+    bench.run_for_a_minute();
+    assert!(bench.catalogue.is_settled());
+    let mut restarted = Bench::over(bench.store.after_crash(), Settings::default());
+    restarted.run();
+    assert_eq!(restarted.log(), ["create mallocVolumes/m replay"]);
+    assert_eq!(restarted.get::<MallocVolume>("m").unwrap().blocks_count, 16);
 }
 
 #[test]

@@ -183,6 +183,73 @@ fn a_failed_resource_can_be_updated_back_to_life_and_deleted() {
 }
 
 #[test]
+fn a_failed_resource_is_tried_again_by_an_update_that_changes_nothing() {
+    let mut bench = again(&stack());
+    bench.fault("create encryptedVolumes/e", 2);
+    bench.run();
+    let same = EncryptedVolume {
+        name: "e".to_owned(),
+        ..encrypted("m", b"")
+    };
+    let error = bench.change(update(&same, &["cipher"])).unwrap_err();
+    assert_eq!(error.message, "create encryptedVolumes/e fails");
+    bench.change(update(&same, &["cipher"])).unwrap();
+    assert_eq!(condition(&bench, "encryptedVolumes/e"), Condition::Ready);
+    assert_eq!(condition(&bench, N), Condition::Ready);
+}
+
+#[test]
+fn a_change_of_a_failed_resource_that_cannot_be_stored_does_not_end_its_attempts() {
+    let mut bench = again(&stack());
+    bench.fault("create mallocVolumes/m", 1);
+    bench.run();
+    bench
+        .store
+        .fail_with(Some(api::Error::unavailable("the disk is away")));
+    let same = MallocVolume {
+        name: "m".to_owned(),
+        ..malloc()
+    };
+    bench.change(update(&same, &["blocks_count"])).unwrap_err();
+    bench.store.fail_with(None);
+    bench.run_for_a_minute();
+    assert_eq!(condition(&bench, "mallocVolumes/m"), Condition::Ready);
+}
+
+#[test]
+fn a_secret_whose_file_was_lost_is_sealed_again_when_the_same_is_sent() {
+    let first = stack();
+    let (_, files) = first.store.names();
+    for update_fails in [false, true] {
+        let mut store = first.store.after_crash();
+        let lost = control::store::Batch {
+            erase: files.clone(),
+            ..Default::default()
+        };
+        control::store::Store::commit(&mut store, &lost).unwrap();
+        let mut bench = Bench::over(store, Settings::default());
+        bench.run();
+        let Condition::Failed(why) = condition(&bench, "encryptedVolumes/e") else {
+            panic!("its key is lost");
+        };
+        assert!(why.contains("send key again"), "{why}");
+        let same = EncryptedVolume {
+            name: "e".to_owned(),
+            ..encrypted("m", b"k")
+        };
+        bench.fault("create encryptedVolumes/e", usize::from(update_fails));
+        let sent = bench.change(update(&same, &["key"]));
+        assert_eq!(sent.is_err(), update_fails);
+        bench.run_for_a_minute();
+        assert_eq!(condition(&bench, "encryptedVolumes/e"), Condition::Ready);
+        assert_eq!(bench.store.names().1, files);
+        let mut bench = again(&bench);
+        bench.run();
+        assert_eq!(condition(&bench, "encryptedVolumes/e"), Condition::Ready);
+    }
+}
+
+#[test]
 fn a_thousand_resources_are_driven_in_a_blink() {
     let mut bench = Bench::new();
     for n in 0..1000 {

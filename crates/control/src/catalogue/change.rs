@@ -212,15 +212,21 @@ impl Catalogue {
         fields::clear_output_only(&mut resource);
         resource.clear_field_by_name("name");
         let mask = Mask::parse(paths, &kind.message, "update_mask")?;
-        self.resolve(kind, &mut resource)
-            .map_err(|e| inside(kind, e))?;
         let entry = self.entry(name).expect("the caller saw it");
         if entry.phase == Phase::Deleting {
             return Err(Error::precondition(format!("{name} is being deleted")));
         }
         let next = self.apply(entry, &mask, &resource)?;
-        if next == entry.form {
-            return Ok(Some(Answer::Resource(self.show(entry)?)));
+        // What failed is worth another attempt, even if nothing else is asked for.
+        if next == entry.form && entry.state == State::Up {
+            if !self.mend.awaits(name) {
+                return Ok(Some(Answer::Resource(self.show(entry)?)));
+            }
+            // It is so, and only its record is behind: success is told once that is stored.
+            let batch = self.record(name, &[]);
+            self.hold(name, ticket, Step::UpdateStore(Vec::new()));
+            self.write(name, Step::UpdateStore(Vec::new()), batch, fx);
+            return Ok(None);
         }
         let bases = refs::bases_in(kind, &next.spec);
         if bases != refs::bases_in(kind, &entry.form.spec) {
@@ -237,13 +243,11 @@ impl Catalogue {
         handler
             .admit(name, &whole, Some(&old))
             .map_err(|e| inside(kind, e))?;
-        let old = entry.form.secrets.clone();
-        let seal: Vec<_> = next
-            .secrets
-            .iter()
-            .filter(|s| !old.contains(s))
-            .cloned()
-            .collect();
+        // One whose sealed file is lost is sealed again, though it is the same secret.
+        let kept = |s: &&Secret| s.value.is_some();
+        let old: Vec<_> = entry.form.secrets.iter().filter(kept).collect();
+        let new = next.secrets.iter().filter(|s| !old.contains(s));
+        let seal: Vec<_> = new.cloned().collect();
         let entry = self.held(name);
         entry.phase = Phase::Updating;
         entry.next = Some(next);
@@ -267,11 +271,17 @@ impl Catalogue {
             }
             Ok::<_, Error>(message)
         };
-        let mut spec = with_secrets(read(&entry.form.spec)?)?;
-        mask.apply(sent, &mut spec);
+        // References that stay as they are were resolved when they came, and need not be again.
+        let apply = |before: &DynamicMessage| {
+            let mut after = before.clone();
+            mask.apply(sent, &mut after);
+            self.resolve_changed(kind, before, &mut after)
+                .map_err(|e| inside(kind, e))?;
+            Ok::<_, Error>(after)
+        };
+        let mut spec = apply(&with_secrets(read(&entry.form.spec)?)?)?;
         fields::check_required(&spec).map_err(|e| inside(kind, e))?;
-        let mut sent_so_far = with_secrets(read(&entry.form.sent)?)?;
-        mask.apply(sent, &mut sent_so_far);
+        let mut sent_so_far = apply(&with_secrets(read(&entry.form.sent)?)?)?;
         sent_so_far.clear_field_by_name("name");
         let secrets = record::take_secrets(name, &mut spec, &self.keys);
         fields::clear_secrets(&mut sent_so_far);

@@ -32,6 +32,12 @@ impl Mend {
             .filter(|_| !self.waiting.is_empty() && self.running.is_none())
     }
 
+    /// True while the record of a resource is not known to be as memory has it.
+    pub(super) fn awaits(&self, name: &ResourceName) -> bool {
+        let running = self.running.as_ref();
+        self.waiting.contains_key(name) || running.is_some_and(|(_, work)| work.contains_key(name))
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.waiting.is_empty() && self.running.is_none()
     }

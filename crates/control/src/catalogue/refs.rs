@@ -37,6 +37,26 @@ impl Catalogue {
         Ok(bases)
     }
 
+    /// As [`Catalogue::resolve`], for the references in `after` that differ from those in `before`.
+    pub(super) fn resolve_changed(
+        &self,
+        kind: &Kind,
+        before: &DynamicMessage,
+        after: &mut DynamicMessage,
+    ) -> Result<()> {
+        for reference in &kind.references {
+            let (old, new) = (
+                text_at(before, &reference.path),
+                text_at(after, &reference.path),
+            );
+            if let Some(text) = new.filter(|text| old.as_ref() != Some(text)) {
+                let name = self.meant(reference.target, &text, &reference.dotted)?;
+                set_at(after, &reference.path, name.to_string());
+            }
+        }
+        Ok(())
+    }
+
     /// As [`Catalogue::resolve`], for comparison only: what cannot be resolved stays as it is.
     pub(super) fn resolve_leniently(&self, kind: &Kind, resource: &mut DynamicMessage) {
         for reference in &kind.references {
