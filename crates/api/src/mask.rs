@@ -6,6 +6,7 @@ use prost_reflect::{
 
 use crate::error::Error;
 use crate::fields::{behavior, is_well_known};
+use crate::names::echo;
 
 /// Most paths in one mask: more than the fields of the largest resource.
 const PATHS_MAX: usize = 256;
@@ -84,7 +85,8 @@ fn parse_path(
     for segment in path.split('.') {
         let Some(message) = at else {
             return Err(wrong(format!(
-                "path `{path}` goes on below a value or a list"
+                "path `{}` goes on below a value or a list",
+                echo(path)
             )));
         };
         let Some(next) = message.get_field_by_name(segment) else {
@@ -92,7 +94,7 @@ fn parse_path(
                 Some(meant) => format!("; write `{}`", meant.name()),
                 None => String::new(),
             };
-            let name = message.name();
+            let (name, path, segment) = (message.name(), echo(path), echo(segment));
             return Err(wrong(format!(
                 "path `{path}`: {name} has no field `{segment}`{hint}"
             )));
@@ -300,6 +302,12 @@ mod tests {
         assert!(error(&["*", "spec"]).ends_with("`*` must be alone"));
         assert!(error(&["spec.*"]).contains("has no field `*`"));
         assert!(error(&["spec"; 300]).contains("has 300 paths"));
+        for long in [
+            "x".repeat(100_000),
+            format!("spec.nqn.{}", "x".repeat(100_000)),
+        ] {
+            assert!(error(&[&long]).len() < 300);
+        }
     }
 
     #[test]

@@ -275,7 +275,7 @@ fn check_length(text: &str, field: &str) -> Result<(), Error> {
 }
 
 /// The beginning of a wrong value, for an error; control characters are escaped.
-fn echo(text: &str) -> String {
+pub fn echo(text: &str) -> String {
     let mut shown: String = text
         .chars()
         .take(ECHO_CHARS_MAX)
