@@ -78,12 +78,16 @@ pub struct Settings {
     /// Private key (PEM) of the certificate
     #[arg(long, env = "OPI_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// CA (PEM) that client certificates must come from
+    /// CA (PEM) that client certificates must come from; needed beyond loopback
     #[arg(long, env = "OPI_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
-    /// Allow management in the clear on addresses that are not loopback
+    /// Allow management beyond loopback in the clear, or without client certificates
     #[arg(long, env = "OPI_INSECURE", num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<bool>,
+    /// More names, apart by commas, that clients may call a loopback listener without TLS, beside
+    /// localhost and its addresses
+    #[arg(long, env = "OPI_ALLOWED_HOSTS", value_name = "NAMES")]
+    pub allowed_hosts: Option<String>,
     /// What to log, as error, warn, info, debug, trace, or per module
     #[arg(long, env = "OPI_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -133,8 +137,10 @@ pub struct Config {
     pub legacy_names: bool,
     /// Certificate and key of the management listeners.
     pub tls: Option<Tls>,
-    /// Management in the clear beyond loopback is wanted.
+    /// Management by unknown clients beyond loopback is wanted.
     pub insecure: bool,
+    /// More names for a loopback listener without TLS.
+    pub allowed_hosts: Vec<String>,
     /// The log filter.
     pub log: String,
     /// The log format.
@@ -232,6 +238,7 @@ fn merge(flags: &Flags, file: Settings, note: Note<'_>) -> Result<Config, String
     let (cert, key) = (pick!(tls_cert, none()), pick!(tls_key, none()));
     let client_ca = pick!(tls_client_ca, none());
     let insecure = pick!(insecure, false);
+    let allowed_hosts = pick!(allowed_hosts, String::new());
     let log = pick!(log, "info".to_owned());
     let log_format = pick!(log_format, LogFormat::Auto);
     if platform != "native" {
@@ -241,6 +248,8 @@ fn merge(flags: &Flags, file: Settings, note: Note<'_>) -> Result<Config, String
     }
     let tls = tls(cert, key, client_ca)?;
     let cores = core_list(&cores)?;
+    let hosts = allowed_hosts.split(',').map(str::trim);
+    let allowed_hosts = hosts.filter(|h| !h.is_empty()).map(str::to_owned).collect();
     let demo = flags.demo;
     Ok(Config {
         grpc_addr,
@@ -255,6 +264,7 @@ fn merge(flags: &Flags, file: Settings, note: Note<'_>) -> Result<Config, String
         legacy_names,
         tls,
         insecure,
+        allowed_hosts,
         log,
         log_format,
         demo,

@@ -22,13 +22,14 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-use super::Peer;
+use super::greeting::Greeting;
+use super::{Peer, host};
 
 /// Connections at once on one listener; each costs a file descriptor and some 50 KiB.
 const CONNECTIONS_MAX: usize = 1024;
 /// Calls at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
-/// Longest time from connect to the first byte, and for a TLS handshake.
+/// Longest time until a client has shown its version of HTTP, and for a TLS handshake before that.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(10);
 /// Longest time for the head of an HTTP/1 request, idle time before it included.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(60);
@@ -53,9 +54,11 @@ pub async fn bind(address: SocketAddr, field: &str) -> Result<TcpListener, Error
 }
 
 /// Serves `router` on all listeners until `stop` is ready, then lets calls end for some seconds.
+/// `names` are what clients may call a listener on loopback.
 pub async fn serve(
     listeners: Vec<TcpListener>,
     tls: Option<Arc<ServerConfig>>,
+    names: &host::Names,
     router: Router,
     stop: impl Future<Output = ()>,
 ) {
@@ -63,12 +66,16 @@ pub async fn serve(
     let acceptor = tls.map(TlsAcceptor::from);
     let mut loops = JoinSet::new();
     for listener in listeners {
-        loops.spawn(accept(
-            listener,
-            acceptor.clone(),
-            router.clone(),
-            stopped.clone(),
-        ));
+        let address = listener.local_addr();
+        // One that has lost its address has lost its clients as well.
+        let guarded = address.is_ok_and(|a| host::Names::matter(a, acceptor.is_some()));
+        let check = axum::middleware::from_fn_with_state(names.clone(), host::check);
+        let router = if guarded {
+            router.clone().layer(check)
+        } else {
+            router.clone()
+        };
+        loops.spawn(accept(listener, acceptor.clone(), router, stopped.clone()));
     }
     stop.await;
     stopper.send_replace(true);
@@ -134,15 +141,11 @@ async fn connection(
     // Small answers must not wait for each other; a socket that refuses this still works.
     let _unset = stream.set_nodelay(true);
     let Some(acceptor) = acceptor else {
-        let greeted = tokio::time::timeout(GREETING_TIME_MAX, stream.readable()).await;
-        if matches!(greeted, Ok(Ok(()))) {
-            let peer = Peer {
-                address,
-                certificate: None,
-            };
-            exchange(stream, peer, router, stopped).await;
-        }
-        return;
+        let peer = Peer {
+            address,
+            certificate: None,
+        };
+        return exchange(stream, peer, router, stopped).await;
     };
     match tokio::time::timeout(GREETING_TIME_MAX, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
@@ -187,7 +190,10 @@ where
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIME_MAX);
     let service = TowerToHyperService::new(service);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut serving = pin!(builder.serve_connection(
+        TokioIo::new(Greeting::new(stream, GREETING_TIME_MAX)),
+        service
+    ));
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
         () = told_to_stop(&mut stopped) => {

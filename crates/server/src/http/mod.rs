@@ -1,5 +1,7 @@
 //! One application for both protocols: gRPC by its content type, everything else is HTTP.
 
+mod greeting;
+pub mod host;
 pub mod listen;
 pub mod tls;
 

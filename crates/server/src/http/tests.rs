@@ -34,9 +34,11 @@ async fn start(tls: Option<Arc<rustls::ServerConfig>>) -> Running {
     let listener = listen::bind(any, "grpc_addr").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let serving = listen::serve(vec![listener], tls, router, async {
-        let _dropped = stopped.await;
-    });
+    let serving = async move {
+        let names = host::Names::new(vec!["xpu.example".to_owned()]);
+        let stop = async { drop(stopped.await) };
+        listen::serve(vec![listener], tls, &names, router, stop).await;
+    };
     Running {
         address,
         stop,
@@ -87,7 +89,7 @@ async fn http1(address: SocketAddr, request: &str) -> String {
 async fn get(address: SocketAddr, path: &str) -> String {
     http1(
         address,
-        &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"),
+        &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"),
     )
     .await
 }
@@ -115,7 +117,7 @@ async fn grpc_and_rest_share_a_port() {
             .await
             .ends_with("\r\n\r\nmetrics")
     );
-    let post = "POST /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let post = "POST /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let text = http1(server.address, post).await;
     assert!(text.starts_with("HTTP/1.1 405 "), "{text}");
     assert!(text.contains("allow: GET"), "{text}");
@@ -123,6 +125,42 @@ async fn grpc_and_rest_share_a_port() {
         text.contains(r#""message":"/metrics has no POST""#),
         "{text}"
     );
+    drop(channel);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_loopback_listener_answers_to_its_own_names_only() {
+    let server = start(None).await;
+    let ask = |target: &'static str, host: &'static str| {
+        let address = server.address;
+        async move {
+            let head = format!("GET {target} HTTP/1.1\r\n{host}connection: close\r\n\r\n");
+            http1(address, &head).await
+        }
+    };
+    for host in ["host: xpu.example:1\r\n", "host: 127.0.0.1\r\n", ""] {
+        let text = ask("/v1/nullVolumes/n", host).await;
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    }
+    for path in ["/v1/nullVolumes/n", "/metrics", "/docs", "/nowhere"] {
+        let text = ask(path, "host: evil.example\r\n").await;
+        assert!(text.starts_with("HTTP/1.1 403 "), "{text}");
+        assert!(
+            text.contains("`evil.example` is not a name of this server")
+                && text.contains("--allowed-hosts"),
+            "{text}"
+        );
+    }
+    let text = ask("http://evil.example/metrics", "host: localhost\r\n").await;
+    assert!(text.starts_with("HTTP/1.1 403 "), "{text}");
+    // The same by gRPC, where the name is the authority.
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap();
+    let evil = endpoint.origin("http://evil.example".parse().unwrap());
+    let channel = evil.connect().await.unwrap();
+    let error = unary(&channel, GET, r#"{"name": "a"}"#).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::PermissionDenied);
+    assert!(error.message().contains("evil.example"), "{error:?}");
     drop(channel);
     server.stop().await;
 }

@@ -295,6 +295,11 @@ pub async fn not_allowed(request: Request<Body>) -> Response {
     failure_response(&failure)
 }
 
+/// The answer to a request that is not looked at any further.
+pub(crate) fn refuse(error: Error) -> Response {
+    failure_response(&Failure::from(error))
+}
+
 fn respond(status: StatusCode, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::calls::Dispatch;
 use crate::config::{self, Config, IoEngine, Wish};
 use crate::demo::Check;
-use crate::http::{self, listen, tls};
+use crate::http::{self, host, listen, tls};
 use crate::logging;
 use crate::service::{Service, Start, Writer};
 
@@ -133,7 +133,8 @@ async fn serve_async(config: &Config, check: Check) -> Result<(), Error> {
         .iter()
         .filter_map(|l| l.local_addr().ok())
         .collect();
-    let serving = listen::serve(listeners, tls, router, stop);
+    let names = host::Names::new(config.allowed_hosts.clone());
+    let serving = listen::serve(listeners, tls, &names, router, stop);
     if demo.is_some() {
         let dispatch = Dispatch::new(Arc::new(service.clone()));
         tokio::select! {
