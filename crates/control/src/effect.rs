@@ -5,6 +5,7 @@ use api::kinds::Kind;
 use api::names::ResourceName;
 use blk::Nanos;
 use prost_reflect::DynamicMessage;
+use std::fmt;
 
 use crate::store::Batch;
 
@@ -25,8 +26,8 @@ pub struct Ticket(pub u64);
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Operation(pub u64);
 
-/// A change that a client wants.
-#[derive(Clone, Debug)]
+/// A change that a client wants. Its resource may hold secrets, which `Debug` leaves out.
+#[derive(Clone)]
 pub enum Change {
     /// AIP-133.
     Create {
@@ -81,8 +82,8 @@ pub struct Base {
     pub name: ResourceName,
 }
 
-/// What a handler is to do.
-#[derive(Clone, Debug)]
+/// What a handler is to do. Encoded resources hold secrets, which `Debug` leaves out.
+#[derive(Clone)]
 pub enum Call {
     /// `Handler::create`.
     Create {
@@ -127,11 +128,47 @@ pub enum Effect {
     Restored,
 }
 
-/// How an effect ended.
-#[derive(Debug)]
+/// How an effect ended. What a handler returns may hold secrets, which `Debug` leaves out.
 pub enum Outcome {
     /// A write is durable, or none of it is.
     Written(Operation, Result<()>),
     /// A handler returned; for `create` and `update` with the resource as it is now.
     Called(Operation, Result<Vec<u8>>),
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create {
+                kind, parent, id, ..
+            } => {
+                write!(f, "Create({} {parent} {id})", kind.singular)
+            }
+            Self::Update { kind, mask, .. } => write!(f, "Update({} {mask:?})", kind.singular),
+            Self::Delete { name, .. } => write!(f, "Delete({name})"),
+        }
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create { name, replay, .. } if *replay => write!(f, "Create({name} replay)"),
+            Self::Create { name, .. } => write!(f, "Create({name})"),
+            Self::Update { name, .. } => write!(f, "Update({name})"),
+            Self::Delete { name } => write!(f, "Delete({name})"),
+        }
+    }
+}
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Written(operation, result) => write!(f, "Written({operation:?} {result:?})"),
+            Self::Called(operation, result) => {
+                let result = result.as_ref().map(|made| made.len());
+                write!(f, "Called({operation:?} {result:?})")
+            }
+        }
+    }
 }

@@ -113,6 +113,29 @@ fn a_create_with_another_secret_is_another_create_and_no_secret_comes_back() {
 }
 
 #[test]
+fn no_secret_is_in_what_is_printed_for_debugging() {
+    let mut bench = bench(&["m"]);
+    let key = b"0123456789abcdef";
+    let change = create("", "e", &encrypted("m", key));
+    let mut seen = format!("{change:?}");
+    bench.submit(change);
+    loop {
+        seen.push_str(&format!("{:?}", bench.pending));
+        if !bench.step() {
+            break;
+        }
+    }
+    let outcome = control::Outcome::Called(control::Operation(1), Ok(key.to_vec()));
+    seen.push_str(&format!("{outcome:?}"));
+    assert!(seen.contains("Create(encryptedVolumes/e)"), "{seen}");
+    // As text, and as the numbers that derived implementations print.
+    assert!(
+        !seen.contains("0123456789") && !seen.contains("48, 49, 50"),
+        "{seen}"
+    );
+}
+
+#[test]
 fn references_are_understood_in_every_form_and_stored_in_one() {
     for form in [
         "m",
