@@ -181,20 +181,15 @@ impl Service {
                 news.push((Event::Synced, None));
                 synced = true;
             }
-            for (event, observation) in news {
+            let news = news.into_iter().map(|(event, observation)| {
                 let reply = ext::WatchObservationsResponse {
                     event: event.into(),
                     observation,
                 };
-                let reply = untyped(&reply, method.descriptor.output().full_name());
-                // The first look may be longer than the queue, and nobody is behind yet.
-                let sent = match known.len() > NEWS_MAX {
-                    true => sender.send(Ok(reply)).await.is_ok(),
-                    false => sender.try_send(Ok(reply)).is_ok(),
-                };
-                if !sent {
-                    return Err(behind());
-                }
+                Ok(untyped(&reply, method.descriptor.output().full_name()))
+            });
+            if !hand_over(sender, news).await {
+                return Err(behind());
             }
         }
     }
@@ -268,6 +263,23 @@ impl Essence {
     }
 }
 
+/// Gives the news of one look to the reader; false if it is behind, or has left. News that are
+/// more than the queue holds, as those of a first look may be, wait for their reader instead: that
+/// the queue is full then is not its fault.
+async fn hand_over<T>(sender: &mpsc::Sender<T>, news: impl ExactSizeIterator<Item = T>) -> bool {
+    let waits = news.len() > sender.max_capacity();
+    for one in news {
+        let sent = match waits {
+            true => sender.send(one).await.is_ok(),
+            false => sender.try_send(one).is_ok(),
+        };
+        if !sent {
+            return false;
+        }
+    }
+    true
+}
+
 fn behind() -> Error {
     let text = format!("the reader is more than {NEWS_MAX} messages behind: start again");
     Error::new(Code::ResourceExhausted, text)
@@ -317,4 +329,27 @@ pub(super) fn untyped(reply: &impl prost::Message, full_name: &str) -> DynamicMe
         DynamicMessage::new(descriptor.expect("its type was generated from the pool"));
     message.transcode_from(reply).expect("it is of this type");
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn news_beyond_the_queue_wait_for_their_reader_and_only_those() {
+        let (sender, mut receiver) = mpsc::channel(4);
+        let read = async {
+            let mut read = Vec::new();
+            for _ in 0..10 {
+                read.push(receiver.recv().await.unwrap());
+            }
+            read
+        };
+        // However few resources there are, and however many: what counts is the news.
+        let (sent, read) = tokio::join!(hand_over(&sender, 0..10), read);
+        assert!(sent);
+        assert_eq!(read, (0..10).collect::<Vec<_>>());
+        assert!(hand_over(&sender, 0..4).await);
+        assert!(!hand_over(&sender, 0..1).await, "the reader is behind");
+    }
 }
