@@ -38,12 +38,28 @@ pub(super) fn router(service: &Service, reactors: &Reactors) -> Router {
     };
     Router::new()
         .route("/metrics", get(scrape))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .with_state(shared)
 }
 
+/// What a service manager restarts the program by.
+async fn alive(State(shared): State<Shared>) -> Response {
+    if shared.service.is_broken() {
+        return broken();
+    }
+    "ok\n".into_response()
+}
+
+fn broken() -> Response {
+    let text = "a defect has stopped the store: restart the server\n";
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
 async fn ready(State(shared): State<Shared>) -> Response {
+    if shared.service.is_broken() {
+        return broken();
+    }
     if shared.service.is_restored() {
         return "ready\n".into_response();
     }
@@ -98,14 +114,20 @@ fn row(sight: Sight) -> Row {
     }
 }
 
-/// Says SERVING for the whole server and for each of its services once everything is back.
+/// Says SERVING for the whole server and for each of its services once everything is back, and
+/// takes that back if the store breaks.
 pub(super) async fn tell_health(service: Service, reporter: HealthReporter) {
     service.restored().await;
-    let serving = tonic_health::ServingStatus::Serving;
-    reporter.set_service_status("", serving).await;
+    tell(&reporter, tonic_health::ServingStatus::Serving).await;
+    service.broken().await;
+    tell(&reporter, tonic_health::ServingStatus::NotServing).await;
+}
+
+async fn tell(reporter: &HealthReporter, status: tonic_health::ServingStatus) {
+    reporter.set_service_status("", status).await;
     for method in api::kinds::methods() {
         reporter
-            .set_service_status(method.service.as_str(), serving)
+            .set_service_status(method.service.as_str(), status)
             .await;
     }
 }

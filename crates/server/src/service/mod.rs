@@ -51,6 +51,7 @@ pub struct Start {
 pub struct Service {
     owner: mpsc::UnboundedSender<Message>,
     restored: watch::Receiver<bool>,
+    broken: watch::Receiver<bool>,
     sightings: Arc<observe::Sightings>,
     root: Arc<PathBuf>,
 }
@@ -75,12 +76,14 @@ impl Service {
         // each task of the catalogue has one outcome outstanding.
         let (sender, receiver) = mpsc::unbounded_channel();
         let (tell, told) = watch::channel(false);
+        let broken = writer.broken();
         let owner = owner::Owner::new(catalogue, writer, sender.clone(), receiver, restored, tell);
         owner.start(stored)?;
         let sightings = Arc::default();
         Ok(Self {
             owner: sender,
             restored: told,
+            broken,
             sightings,
             root: Arc::new(root),
         })
@@ -123,6 +126,20 @@ impl Service {
     /// True once everything that was stored has been driven once.
     pub fn is_restored(&self) -> bool {
         *self.restored.borrow()
+    }
+
+    /// True once a defect has stopped the store: only a restart helps.
+    pub fn is_broken(&self) -> bool {
+        *self.broken.borrow()
+    }
+
+    /// Waits until a defect has stopped the store, which should be for ever.
+    pub async fn broken(&self) {
+        let mut broken = self.broken.clone();
+        // An error means that the store's thread has ended in good order.
+        if broken.wait_for(|broken| *broken).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Ends the service when the changes that are under way have ended and all is durable, or

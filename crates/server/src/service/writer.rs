@@ -5,9 +5,10 @@ use api::error::{Error, Result};
 use control::store::{Batch, Store, Write};
 use engine::{Keep, KeepDone};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// Batches that share one trip at most: bounds how long the first of them waits.
 const BATCHES_MAX: usize = 256;
@@ -21,6 +22,7 @@ pub(super) type Done = Box<dyn FnOnce(Result<()>) + Send>;
 pub struct Writer {
     sender: Sender<(Batch, Done)>,
     keep: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
+    broken: watch::Receiver<bool>,
 }
 
 impl Writer {
@@ -31,13 +33,22 @@ impl Writer {
     pub fn start(store: Box<dyn Store>, keep: BTreeMap<String, Vec<u8>>) -> Result<Self> {
         let (sender, receiver) = channel();
         let thread = std::thread::Builder::new().name("opi-store".to_owned());
-        thread.spawn(move || run(store, &receiver)).map_err(|e| {
+        let (tell, broken) = watch::channel(false);
+        let run = move || run(store, &receiver, &tell);
+        thread.spawn(run).map_err(|e| {
             Error::unavailable("the thread of the store cannot be started").caused_by(e)
         })?;
         Ok(Self {
             sender,
             keep: Arc::new(Mutex::new(keep)),
+            broken,
         })
+    }
+
+    /// Becomes true when a defect has stopped the store: nothing becomes durable until the program
+    /// is started again.
+    pub(super) fn broken(&self) -> watch::Receiver<bool> {
+        self.broken.clone()
     }
 
     /// Makes a batch durable and tells when it is. Batches become durable in their order.
@@ -96,7 +107,11 @@ impl Keep for Writer {
     }
 }
 
-fn run(mut store: Box<dyn Store>, receiver: &Receiver<(Batch, Done)>) {
+fn run(
+    mut store: Box<dyn Store>,
+    receiver: &Receiver<(Batch, Done)>,
+    broken: &watch::Sender<bool>,
+) {
     while let Ok((mut batch, done)) = receiver.recv() {
         let mut all = vec![done];
         while all.len() < BATCHES_MAX
@@ -107,8 +122,16 @@ fn run(mut store: Box<dyn Store>, receiver: &Receiver<(Batch, Done)>) {
         }
         let result = if batch == Batch::default() {
             Ok(())
+        } else if *broken.borrow() {
+            Err(stopped())
         } else {
-            store.commit(&batch)
+            // What a panic leaves of the store is never touched again, only refused.
+            let commit = AssertUnwindSafe(|| store.commit(&batch));
+            catch_unwind(commit).unwrap_or_else(|_| {
+                tracing::error!("the store panicked: nothing becomes durable until a restart");
+                broken.send_replace(true);
+                Err(stopped())
+            })
         };
         for done in all {
             done(result.clone());
@@ -116,10 +139,51 @@ fn run(mut store: Box<dyn Store>, receiver: &Receiver<(Batch, Done)>) {
     }
 }
 
+fn stopped() -> Error {
+    Error::internal("a defect has stopped the store: restart the server")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use control::store::MemoryStore;
+    use control::store::{Loaded, MemoryStore};
+
+    /// A store with a defect.
+    struct Defect;
+
+    impl Store for Defect {
+        fn load(&mut self) -> Result<Loaded> {
+            Ok(Loaded::default())
+        }
+
+        fn commit(&mut self, _: &Batch) -> Result<()> {
+            panic!("as asked for")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_store_fails_those_who_wait_and_is_seen() {
+        let writer = Writer::start(Box::new(Defect), BTreeMap::new()).unwrap();
+        let mut broken = writer.broken();
+        assert!(!*broken.borrow());
+        let (sender, mut results) = tokio::sync::mpsc::unbounded_channel();
+        for _ in 0..3 {
+            let sender = sender.clone();
+            writer.put(
+                "k",
+                Some(vec![1]),
+                Box::new(move |r| sender.send(r).unwrap()),
+            );
+        }
+        drop(sender);
+        for _ in 0..3 {
+            let why = results.recv().await.unwrap().unwrap_err();
+            assert!(why.contains("restart the server"), "{why}");
+        }
+        broken.wait_for(|b| *b).await.unwrap();
+        assert_eq!(writer.get("k"), None);
+        writer.flush().await;
+    }
 
     #[tokio::test]
     async fn kept_values_are_there_once_they_are_durable() {
