@@ -6,10 +6,12 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::kinds::Method;
 use api::{Code, Error};
+use axum::body::{Body, Bytes};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use prost_reflect::DynamicMessage;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
@@ -21,6 +23,8 @@ const CALLS_MAX: usize = 256;
 const WATCHES_MAX: usize = 256;
 /// Answers of a watch that wait for a slow reader before the source is held back.
 const WATCH_QUEUE_MAX: usize = 64;
+/// Longest time for a client to send the body of a call.
+const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 /// Longest time for a call whatever its client says; draining a busy volume takes seconds.
 pub const CALL_TIME_MAX: Duration = Duration::from_secs(120);
 
@@ -38,7 +42,13 @@ pub struct Meta {
     pub certificate: Option<Arc<[u8]>>,
     /// How long the client is willing to wait.
     pub time: Option<Duration>,
+    /// The place that its body was read in, and that the call goes on in.
+    pub place: Option<Place>,
 }
+
+/// A place among the [`CALLS_MAX`] that are worked on at once; free again when the last clone is
+/// dropped.
+pub type Place = Arc<OwnedSemaphorePermit>;
 
 /// Serves RPCs. The futures own what they need: a call goes on when its client has left.
 pub trait Calls: Send + Sync + 'static {
@@ -75,6 +85,47 @@ impl Dispatch {
         }
     }
 
+    /// Reads the body of a call, under the same limit as the call itself: what has come of it takes
+    /// memory, and a client that stops in the middle must not keep it. Takes what this lasted off
+    /// the client's time.
+    ///
+    /// # Errors
+    /// DEADLINE_EXCEEDED when the client's time is up before there is a place, or it takes too long
+    /// to send; RESOURCE_EXHAUSTED for more than `bytes_max`; CANCELLED for a body that is cut off.
+    pub async fn read(
+        &self,
+        body: Body,
+        bytes_max: usize,
+        meta: &mut Meta,
+    ) -> Result<Bytes, Error> {
+        let started = Instant::now();
+        let time = meta.time.map_or(CALL_TIME_MAX, |t| t.min(CALL_TIME_MAX));
+        let late = |what: &str, time: Duration| {
+            Error::new(Code::DeadlineExceeded, format!("{what} within {time:?}"))
+        };
+        let place = Arc::clone(&self.places).acquire_owned();
+        let place = tokio::time::timeout(time, place).await;
+        let place = place.map_err(|_| late("there was no place for this call", time))?;
+        let place = place.map_err(|_| Error::unavailable("the server is shutting down"))?;
+        meta.place = Some(Arc::new(place));
+        let time = time.saturating_sub(started.elapsed()).min(BODY_TIME_MAX);
+        let whole = Limited::new(body, bytes_max).collect();
+        let bytes = match tokio::time::timeout(time, whole).await {
+            Ok(Ok(whole)) => whole.to_bytes(),
+            Ok(Err(e)) if e.is::<LengthLimitError>() => {
+                let text = format!("the body has more than {bytes_max} bytes");
+                return Err(Error::new(Code::ResourceExhausted, text));
+            }
+            Ok(Err(e)) => {
+                let text = format!("the body is cut off: {e}");
+                return Err(Error::new(Code::Cancelled, text));
+            }
+            Err(_) => return Err(late("the body did not arrive", time)),
+        };
+        meta.time = meta.time.map(|t| t.saturating_sub(started.elapsed()));
+        Ok(bytes)
+    }
+
     /// Runs a call with one answer, in a task of its own.
     ///
     /// # Errors
@@ -84,12 +135,15 @@ impl Dispatch {
         &self,
         method: &'static Method,
         request: DynamicMessage,
-        meta: Meta,
+        mut meta: Meta,
     ) -> Result<DynamicMessage, Error> {
         let time = meta.time.map_or(CALL_TIME_MAX, |t| t.min(CALL_TIME_MAX));
         let (calls, places) = (Arc::clone(&self.calls), Arc::clone(&self.places));
         let work = async move {
-            let place = places.acquire_owned().await;
+            let place = match meta.place.take() {
+                Some(place) => Some(place),
+                None => places.acquire_owned().await.ok().map(Arc::new),
+            };
             let task = tokio::spawn(async move {
                 let reply = calls.call(method, request, meta).await;
                 drop(place);
@@ -117,8 +171,10 @@ impl Dispatch {
         &self,
         method: &'static Method,
         request: DynamicMessage,
-        meta: Meta,
+        mut meta: Meta,
     ) -> Result<Replies, Error> {
+        // Watches are counted for themselves.
+        meta.place = None;
         let Ok(place) = Arc::clone(&self.watches).try_acquire_owned() else {
             let text = format!("{WATCHES_MAX} watches are open; close one of them first");
             return Err(Error::new(Code::ResourceExhausted, text));
@@ -339,6 +395,65 @@ mod tests {
         let error = dispatch.call(method, request, meta).await.unwrap_err();
         assert_eq!(error.code, Code::DeadlineExceeded);
         assert!(error.message.contains("30ms"), "{}", error.message);
+    }
+
+    /// A body of which so much comes, and then nothing.
+    fn stalled(bytes: &'static [u8]) -> Body {
+        let first = tokio_stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(bytes))]);
+        Body::from_stream(first.chain(tokio_stream::pending()))
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_in_the_place_and_the_time_of_its_call() {
+        let dispatch = Dispatch::new(Arc::new(Fake::default()));
+        let mut meta = Meta {
+            time: Some(Duration::from_millis(30)),
+            ..Meta::default()
+        };
+        let error = dispatch
+            .read(stalled(b"a"), 9, &mut meta)
+            .await
+            .unwrap_err();
+        assert_eq!(error.code, Code::DeadlineExceeded);
+        assert!(
+            error.message.starts_with("the body did not arrive"),
+            "{error}"
+        );
+        // The place is taken until the call is given up.
+        assert_eq!(dispatch.places.available_permits(), CALLS_MAX - 1);
+        drop(meta);
+        let all = Arc::clone(&dispatch.places).acquire_many_owned(CALLS_MAX as u32);
+        let all = all.await.unwrap();
+        let mut meta = Meta {
+            time: Some(Duration::from_millis(30)),
+            ..Meta::default()
+        };
+        let error = dispatch
+            .read(Body::empty(), 9, &mut meta)
+            .await
+            .unwrap_err();
+        assert!(error.message.starts_with("there was no place"), "{error}");
+        drop(all);
+        let mut meta = Meta::default();
+        let error = dispatch
+            .read(Body::from("0123456789"), 9, &mut meta)
+            .await
+            .unwrap_err();
+        assert_eq!(error.code, Code::ResourceExhausted);
+        drop(meta);
+        let mut meta = Meta::default();
+        let read = dispatch
+            .read(Body::from("012345678"), 9, &mut meta)
+            .await
+            .unwrap();
+        assert_eq!(read, "012345678");
+        // One call, one place.
+        let all = Arc::clone(&dispatch.places).acquire_many_owned(CALLS_MAX as u32 - 1);
+        let all = all.await.unwrap();
+        let (method, request) = get("a");
+        dispatch.call(method, request, meta).await.unwrap();
+        drop(all);
+        assert_eq!(dispatch.places.available_permits(), CALLS_MAX);
     }
 
     #[tokio::test]

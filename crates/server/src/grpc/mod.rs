@@ -21,6 +21,8 @@ use crate::status::to_tonic;
 
 /// Largest message in either direction; a full page of the largest resources is below 1 MiB.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What stands before each message (gRPC over HTTP/2, Length-Prefixed-Message).
+const FRAME_BYTES: usize = 5;
 
 /// Whether a request speaks gRPC, and not REST.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
@@ -38,8 +40,15 @@ pub async fn serve(
         let text = format!("there is no method {}", request.uri().path());
         return to_tonic(&Error::unimplemented(text)).into_http();
     };
-    let meta = match time_limit(request.headers()) {
+    let mut meta = match time_limit(request.headers()) {
         Ok(time) => Meta { time, ..meta },
+        Err(error) => return to_tonic(&error).into_http(),
+    };
+    // All methods take one message, so the body is whole before the call begins.
+    let (head, body) = request.into_parts();
+    let body = dispatch.read(body, FRAME_BYTES + MESSAGE_BYTES_MAX, &mut meta);
+    let request = match body.await {
+        Ok(bytes) => Request::from_parts(head, Body::from(bytes)),
         Err(error) => return to_tonic(&error).into_http(),
     };
     let codec = DynamicCodec::new(method.descriptor.input());

@@ -69,7 +69,7 @@ async fn either(State(shared): State<Shared>, request: Request<Body>) -> Respons
     let meta = Meta {
         peer: peer.map(|p| p.address),
         certificate: peer.and_then(|p| p.certificate.clone()),
-        time: None,
+        ..Meta::default()
     };
     if grpc::is_grpc(request.headers()) {
         grpc::serve(&shared.dispatch, request, meta)

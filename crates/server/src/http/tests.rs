@@ -242,6 +242,35 @@ async fn a_watch_streams_over_grpc() {
 }
 
 #[tokio::test]
+async fn a_grpc_request_whose_body_never_ends_is_over_at_its_deadline() {
+    let server = start(None).await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let shake = hyper::client::conn::http2::handshake(executor, io).await;
+    let (mut sender, connection) = shake.unwrap();
+    let connection = tokio::spawn(connection);
+    let first = bytes::Bytes::from_static(&[0, 0, 0, 0, 9, 10]);
+    let first = tokio_stream::iter([Ok::<_, std::io::Error>(first)]);
+    let body = Body::from_stream(tokio_stream::StreamExt::chain(
+        first,
+        tokio_stream::pending(),
+    ));
+    let request = Request::post(format!("http://localhost{GET}"))
+        .header("content-type", "application/grpc")
+        .header("grpc-timeout", "50m")
+        .body(body)
+        .unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "4");
+    let why = answer.headers()["grpc-message"].to_str().unwrap();
+    assert!(why.contains("body"), "{why}");
+    drop((sender, answer));
+    connection.abort();
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn health_and_reflection_answer() {
     use tonic_reflection::pb::{v1, v1alpha};
     let server = start(None).await;

@@ -8,11 +8,10 @@ pub(crate) mod template;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use api::kinds::Verb;
 use api::{Code, Error};
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use prost::Message as _;
@@ -25,8 +24,6 @@ use routes::{Body as RouteBody, Found, Route, Routes};
 
 /// Largest request body; the largest resource is a few kilobytes.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
-/// Longest time for a client to send its body.
-const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 /// What all answers are.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -82,7 +79,7 @@ impl Rest {
         }
     }
 
-    async fn answer(&self, request: Request<Body>, meta: Meta) -> Result<Response, Failure> {
+    async fn answer(&self, request: Request<Body>, mut meta: Meta) -> Result<Response, Failure> {
         let (head, body) = request.into_parts();
         let path = head.uri.path();
         // hyper leaves the body of an answer to HEAD out.
@@ -100,7 +97,7 @@ impl Rest {
             }
         };
         check_origin(&head.headers)?;
-        let body = read_body(body).await?;
+        let body = self.read(body, &mut meta).await?;
         if !body.is_empty() && !matches!(route.body, RouteBody::None) {
             check_content_type(&head.headers)?;
         }
@@ -112,6 +109,23 @@ impl Rest {
         }
         let reply = self.dispatch.call(route.method, message, meta).await?;
         Ok(respond(StatusCode::OK, json::print(&reply).into()))
+    }
+}
+
+impl Rest {
+    async fn read(&self, body: Body, meta: &mut Meta) -> Result<Bytes, Failure> {
+        let read = self.dispatch.read(body, BODY_BYTES_MAX, meta).await;
+        read.map_err(|error| {
+            let status = match error.code {
+                Code::ResourceExhausted => StatusCode::PAYLOAD_TOO_LARGE,
+                Code::DeadlineExceeded => StatusCode::REQUEST_TIMEOUT,
+                other => status::http_status(other),
+            };
+            Failure {
+                status,
+                ..Failure::from(error)
+            }
+        })
     }
 }
 
@@ -194,28 +208,6 @@ fn fill_mask(route: &Route, paths: Vec<String>, request: &mut DynamicMessage) {
     if let Value::Message(mask) = request.get_field_mut(field) {
         let paths = paths.into_iter().map(Value::String).collect();
         mask.set_field_by_name("paths", Value::List(paths));
-    }
-}
-
-async fn read_body(body: Body) -> Result<Bytes, Failure> {
-    match tokio::time::timeout(BODY_TIME_MAX, to_bytes(body, BODY_BYTES_MAX)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(_)) => {
-            let text = format!("the body is cut off or has more than {BODY_BYTES_MAX} bytes");
-            Err(Failure::with(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                Code::ResourceExhausted,
-                text,
-            ))
-        }
-        Err(_) => {
-            let text = format!("the body did not arrive within {BODY_TIME_MAX:?}");
-            Err(Failure::with(
-                StatusCode::REQUEST_TIMEOUT,
-                Code::DeadlineExceeded,
-                text,
-            ))
-        }
     }
 }
 

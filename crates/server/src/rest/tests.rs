@@ -31,7 +31,7 @@ fn rest(error: Option<Error>) -> (Rest, Seen) {
 async fn send(rest: &Rest, request: Request<Body>) -> Answer {
     let response = rest.serve(request, Meta::default()).await;
     let (head, body) = response.into_parts();
-    let body = to_bytes(body, usize::MAX).await.unwrap();
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
     let text = String::from_utf8(body.to_vec()).unwrap();
     Answer {
         status: head.status.as_u16(),
