@@ -1,16 +1,18 @@
 //! `opi apply` and `opi delete -f`: what a file describes.
 
 use api::fields;
-use api::kinds::Verb;
+use api::kinds::{LEGACY_COLLECTION, Verb};
+use api::mask::Mask;
 use clap::ArgMatches;
-use prost_reflect::DynamicMessage;
+use prost_reflect::{DynamicMessage, Value};
 use tonic::Code;
 
 use super::change::{create_request, delete_one, said, update_request};
 use super::documents::{self, Document};
 use super::{Cx, complain};
 use crate::client::{Client, method_of};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
+use crate::flags;
 use crate::output::{self, Format};
 
 /// `opi apply`. Stops at the first failure: what follows may stand on it.
@@ -53,11 +55,7 @@ async fn apply_one(client: &Client, document: &Document) -> Result<(DynamicMessa
         }
         Err(failure) => return Err(failure),
     };
-    let mut wanted = document.resource.clone();
-    fields::clear_output_only(&mut wanted);
-    fields::clear_secrets(&mut wanted);
-    let mut merged = current.clone();
-    api::mask::Mask::Populated.apply(&wanted, &mut merged);
+    let merged = merge(document, &current)?;
     let paths = api::mask::diff(&current, &merged);
     if paths.is_empty() {
         return Ok((current, "unchanged"));
@@ -67,6 +65,43 @@ async fn apply_one(client: &Client, document: &Document) -> Result<(DynamicMessa
         .call(method_of(kind, &Verb::Update)?, request)
         .await?;
     Ok((updated, "configured"))
+}
+
+/// What is there with what the file says in its place: a field that is empty in the file is
+/// cleared. Secrets stay as they are: what is there cannot be compared with them.
+fn merge(document: &Document, current: &DynamicMessage) -> Result<DynamicMessage> {
+    let kind = document.kind();
+    let secrets = fields::secret_paths(&kind.message);
+    let mut paths = document.paths.clone();
+    paths.retain(|path| !secrets.contains(path));
+    let mut merged = current.clone();
+    if paths.is_empty() {
+        return Ok(merged);
+    }
+    let mask = Mask::parse(&paths, &kind.message, "update_mask")
+        .map_err(|e| Failure::new(e.to_string()))?;
+    mask.apply(&document.resource, &mut merged);
+    for reference in &kind.references {
+        let [before, after] = [current, &merged].map(|m| flags::get(m, &reference.path));
+        let text =
+            |value: &Option<Value>| value.as_ref().and_then(Value::as_str).map(str::to_owned);
+        if let (Some(before), Some(after)) = (text(&before), text(&after))
+            && is_short_for(&after, &before)
+        {
+            flags::set(&mut merged, &reference.path, Value::String(before));
+        }
+    }
+    Ok(merged)
+}
+
+/// Whether a reference in a file, as `m0` or `volumes/m0`, fits the name that is there.
+fn is_short_for(text: &str, name: &str) -> bool {
+    let id = match text.split_once('/') {
+        None => text,
+        Some((LEGACY_COLLECTION, id)) => id,
+        Some(_) => return false,
+    };
+    !id.is_empty() && name.rsplit('/').next() == Some(id)
 }
 
 /// `opi delete -f`: what stands on others goes first, and what is gone already is passed over.

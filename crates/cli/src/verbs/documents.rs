@@ -2,7 +2,7 @@
 
 use api::kinds::{self, Kind, Target};
 use api::names::{ResourceName, VolumeRef};
-use prost_reflect::{DynamicMessage, Value};
+use prost_reflect::{DynamicMessage, Kind as FieldKind, MessageDescriptor, Value};
 use serde_json::Value as Json;
 use std::io::Read as _;
 
@@ -20,6 +20,8 @@ pub(super) struct Document {
     pub name: ResourceName,
     /// The resource, with the name in it.
     pub resource: DynamicMessage,
+    /// The fields that the file names, empty ones too.
+    pub paths: Vec<String>,
 }
 
 impl Document {
@@ -134,10 +136,45 @@ fn read_resource(
         })?,
     };
     let descriptor = name.kind().message.clone();
+    let mut paths = Vec::new();
+    name_fields(&descriptor, &object, "", &mut paths);
     let mut resource = DynamicMessage::deserialize(descriptor, Json::Object(object))
         .map_err(|e| Failure::new(format!("{name}: {e}")))?;
     resource.set_field_by_name("name", Value::String(name.to_string()));
-    Ok(Document { name, resource })
+    Ok(Document {
+        name,
+        resource,
+        paths,
+    })
+}
+
+/// Finds the paths of the fields that an object holds. Lists, maps and what is one value in JSON
+/// (times and the like) are taken whole.
+fn name_fields(
+    message: &MessageDescriptor,
+    object: &serde_json::Map<String, Json>,
+    prefix: &str,
+    found: &mut Vec<String>,
+) {
+    for (key, value) in object {
+        let field = message.get_field_by_json_name(key);
+        // One that does not exist is refused when the whole is read.
+        let Some(field) = field.or_else(|| message.get_field_by_name(key)) else {
+            continue;
+        };
+        let path = format!("{prefix}{}", field.name());
+        match (value, field.kind()) {
+            (Json::Object(inner), FieldKind::Message(below))
+                if !inner.is_empty()
+                    && !field.is_list()
+                    && !field.is_map()
+                    && below.package_name() != "google.protobuf" =>
+            {
+                name_fields(&below, inner, &format!("{path}."), found);
+            }
+            _ => found.push(path),
+        }
+    }
 }
 
 /// Puts what others stand on before them: parents, and what reference fields name. The order of

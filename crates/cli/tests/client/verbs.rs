@@ -173,6 +173,55 @@ blocksCount: 16
 }
 
 #[test]
+fn an_empty_field_of_a_file_is_cleared_and_one_that_is_left_out_stays() {
+    let fake = Fake::start();
+    fake.opi(
+        "create subsystem s0 --nqn nqn.2024-01.org.example:s0 --serial-number SN --model-number M",
+    )
+    .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.yaml");
+    let text = "kind: NvmeSubsystem\nname: s0\nspec: {serialNumber: '', maxNamespaces: 0}\n";
+    std::fs::write(&path, text).unwrap();
+    let apply = format!("apply -f {}", path.display());
+    assert_eq!(fake.opi(&apply).unwrap(), "nvmeSubsystems/s0 configured\n");
+    let spec = &fake.json("nvmeSubsystems/s0")["spec"];
+    assert_eq!(spec.get("serialNumber"), None, "{spec}");
+    assert_eq!(spec["modelNumber"], "M");
+    assert_eq!(fake.opi(&apply).unwrap(), "nvmeSubsystems/s0 unchanged\n");
+}
+
+#[test]
+fn a_short_reference_to_what_is_referred_to_is_no_change() {
+    let fake = Fake::start();
+    fake.opi("create subsystem s0 --nqn nqn.2024-01.org.example:s0")
+        .unwrap();
+    fake.opi("create nvme-namespace n0 --parent s0 --volume-name-ref mallocVolumes/m0")
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("n.yaml");
+    let apply = format!("apply -f {}", path.display());
+    for (volume, what) in [
+        ("m0", "unchanged"),
+        ("volumes/m0", "unchanged"),
+        ("mallocVolumes/m0", "unchanged"),
+        ("nullVolumes/m0", "configured"),
+        ("m1", "configured"),
+    ] {
+        let text = format!(
+            "kind: NvmeNamespace\nparent: s0\nname: n0\nspec: {{volumeNameRef: {volume}}}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let said = fake.opi(&apply).unwrap();
+        assert_eq!(
+            said,
+            format!("nvmeSubsystems/s0/nvmeNamespaces/n0 {what}\n"),
+            "{volume}"
+        );
+    }
+}
+
+#[test]
 fn what_is_shown_can_be_applied() {
     let fake = Fake::start();
     fake.opi("create malloc m0 --size 1MiB --uuid 6f1c8e0a-0000-4000-8000-000000000000")
