@@ -5,16 +5,27 @@ use prost_reflect::{DynamicMessage, MessageDescriptor};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
+use crate::error::{Code, Error};
+
 /// Writes any message, and reads messages of one type: requests on a server, answers on a client.
 #[derive(Clone, Debug)]
 pub struct DynamicCodec {
     reads: MessageDescriptor,
+    refuse: fn(&Error) -> Status,
 }
 
 impl DynamicCodec {
     /// A codec that reads messages of this type.
     pub fn new(reads: MessageDescriptor) -> Self {
-        Self { reads }
+        let refuse = |error: &Error| Status::invalid_argument(error.message.clone());
+        Self { reads, refuse }
+    }
+
+    /// The same codec, with a status of the caller's making for bytes that are no such message:
+    /// a server's errors have details.
+    #[must_use]
+    pub fn refusing(self, refuse: fn(&Error) -> Status) -> Self {
+        Self { refuse, ..self }
     }
 }
 
@@ -54,7 +65,8 @@ impl Decoder for DynamicCodec {
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<DynamicMessage>, Status> {
         let message = DynamicMessage::decode(self.reads.clone(), from).map_err(|e| {
             let name = self.reads.full_name();
-            Status::invalid_argument(format!("the bytes are not a {name}: {e}"))
+            let text = format!("the bytes are not a {name}: {e}");
+            (self.refuse)(&Error::new(Code::InvalidArgument, text))
         })?;
         Ok(Some(message))
     }

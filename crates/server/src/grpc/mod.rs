@@ -51,7 +51,7 @@ pub async fn serve(
         Ok(bytes) => Request::from_parts(head, Body::from(bytes)),
         Err(error) => return to_tonic(&error).into_http(),
     };
-    let codec = DynamicCodec::new(method.descriptor.input());
+    let codec = DynamicCodec::new(method.descriptor.input()).refusing(to_tonic);
     let mut grpc = Grpc::new(codec)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);

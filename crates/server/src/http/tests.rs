@@ -200,19 +200,25 @@ async fn a_method_that_does_not_exist_is_unimplemented_and_garbage_is_invalid() 
             grpc.unary(tonic::Request::new(request), path, codec)
                 .await
                 .unwrap_err()
-                .code()
         }
     };
     let empty = DynamicMessage::new(method.descriptor.input());
-    let code = call("/opi_api.storage.v1.NoService/Get", empty).await;
-    assert_eq!(code, tonic::Code::Unimplemented);
+    let error = call("/opi_api.storage.v1.NoService/Get", empty).await;
+    assert_eq!(error.code(), tonic::Code::Unimplemented);
     // A name that is not UTF-8, sent as a wrapper around raw bytes.
     let bytes = api::pool()
         .get_message_by_name("google.protobuf.BytesValue")
         .unwrap();
     let mut garbage = DynamicMessage::new(bytes);
     garbage.set_field_by_name("value", Value::Bytes(vec![0xff].into()));
-    assert_eq!(call(GET, garbage).await, tonic::Code::InvalidArgument);
+    let error = call(GET, garbage).await;
+    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+    let status = api::rpc::Status::decode(error.details()).unwrap();
+    let urls: Vec<_> = status.details.iter().map(|d| &*d.type_url).collect();
+    assert!(
+        urls.contains(&"type.googleapis.com/google.rpc.ErrorInfo"),
+        "{urls:?}"
+    );
     server.stop().await;
 }
 
@@ -440,6 +446,45 @@ async fn mutual_tls_refuses_a_client_without_certificate() {
         );
     }
     server.stop().await;
+}
+
+#[tokio::test]
+async fn mutual_tls_refuses_a_certificate_of_another_authority_and_plain_text() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let server = start(Some(pki.server(Some(&pki.path("ca.pem"))).unwrap())).await;
+    // Trusts the server, and shows a certificate that the server's authority did not sign.
+    let identity = Identity::from_pem(other.text("client.pem"), other.text("client.key"));
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(pki.text("ca.pem")))
+        .domain_name("localhost")
+        .identity(identity);
+    let endpoint = Endpoint::from_shared(format!("https://{}", server.address)).unwrap();
+    let endpoint = endpoint.tls_config(tls).unwrap();
+    // With TLS 1.3 the client learns of it only when it reads.
+    if let Ok(channel) = endpoint.connect().await {
+        assert!(unary_or_not_ready(&channel).await.is_err());
+    }
+    let plain = Endpoint::from_shared(format!("http://{}", server.address)).unwrap();
+    if let Ok(channel) = plain.connect().await {
+        assert!(unary_or_not_ready(&channel).await.is_err());
+    }
+    // Those who were refused are no trouble for those who are known.
+    let channel = pki.connect(&server, true).await.unwrap();
+    unary(&channel, GET, r#"{"name": "a"}"#).await.unwrap();
+    drop(channel);
+    server.stop().await;
+}
+
+/// Calls a method on a connection that may turn out to be none.
+async fn unary_or_not_ready(channel: &Channel) -> Result<(), String> {
+    let method = kinds::method_by_path(GET).unwrap();
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    grpc.ready().await.map_err(|e| e.to_string())?;
+    let request = tonic::Request::new(DynamicMessage::new(method.descriptor.input()));
+    let codec = DynamicCodec::new(method.descriptor.output());
+    let path = http::uri::PathAndQuery::from_static(GET);
+    let reply = grpc.unary(request, path, codec).await;
+    reply.map(drop).map_err(|e| e.to_string())
 }
 
 #[test]
