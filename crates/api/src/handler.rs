@@ -99,6 +99,15 @@ pub trait Handler<R: Resource>: Send + Sync + 'static {
     /// Makes it gone; all I/O has ended when this returns. Removing what is gone succeeds.
     fn delete(&self, name: ResourceName) -> impl Future<Output = Result<()>> + Send;
 
+    /// Puts it back to how it was when it was made, without changing what is recorded: the `Reset`
+    /// of OPI. Called only while it is up, and never beside another call for the same resource.
+    fn reset(&self, name: ResourceName) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            let text = format!("reset of {} is not implemented here", R::COLLECTION);
+            Err(Error::unimplemented(text).about(name.as_str()))
+        }
+    }
+
     /// Fills the output-only fields of `resource` and tells how it is doing. Must be quick.
     fn observe(&self, name: &ResourceName, resource: &mut R) -> Observed;
 
@@ -129,6 +138,8 @@ pub trait Erased: Send + Sync {
     fn update(&self, job: Job, old: Vec<u8>, new: Vec<u8>) -> Reply<'_, Vec<u8>>;
     /// [`Handler::delete`].
     fn delete(&self, name: ResourceName) -> Reply<'_, ()>;
+    /// [`Handler::reset`].
+    fn reset(&self, name: ResourceName) -> Reply<'_, ()>;
     /// [`Handler::observe`]; also returns the resource with its output-only fields.
     fn observe(&self, name: &ResourceName, resource: &[u8]) -> Result<(Vec<u8>, Observed)>;
     /// [`Handler::volume`].
@@ -168,6 +179,9 @@ impl<R: Resource, H: Handler<R>> Erased for Typed<R, H> {
     }
     fn delete(&self, name: ResourceName) -> Reply<'_, ()> {
         Box::pin(self.0.delete(name))
+    }
+    fn reset(&self, name: ResourceName) -> Reply<'_, ()> {
+        Box::pin(self.0.reset(name))
     }
     fn observe(&self, name: &ResourceName, resource: &[u8]) -> Result<(Vec<u8>, Observed)> {
         let mut resource = decode::<R>(resource)?;

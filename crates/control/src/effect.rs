@@ -62,6 +62,13 @@ pub enum Change {
         /// Succeed if it is not there.
         allow_missing: bool,
     },
+    /// `Reset` of the kinds that have it (AIP-136): nothing of it is recorded.
+    Reset {
+        /// What to reset.
+        kind: &'static Kind,
+        /// Its name, in any form.
+        name: String,
+    },
 }
 
 /// What a change answers with.
@@ -71,6 +78,8 @@ pub enum Answer {
     Resource(DynamicMessage),
     /// It is gone.
     Gone,
+    /// It is done, and there is nothing to show.
+    Done,
 }
 
 /// A volume that a job refers to.
@@ -112,6 +121,11 @@ pub enum Call {
         /// The resource.
         name: ResourceName,
     },
+    /// `Handler::reset`.
+    Reset {
+        /// The resource.
+        name: ResourceName,
+    },
 }
 
 /// What the owner of the catalogue has to do. Effects are carried out in their order; calls need
@@ -146,6 +160,7 @@ impl fmt::Debug for Change {
             }
             Self::Update { kind, mask, .. } => write!(f, "Update({} {mask:?})", kind.singular),
             Self::Delete { name, .. } => write!(f, "Delete({name})"),
+            Self::Reset { name, .. } => write!(f, "Reset({name})"),
         }
     }
 }
@@ -157,6 +172,7 @@ impl fmt::Debug for Call {
             Self::Create { name, .. } => write!(f, "Create({name})"),
             Self::Update { name, .. } => write!(f, "Update({name})"),
             Self::Delete { name } => write!(f, "Delete({name})"),
+            Self::Reset { name } => write!(f, "Reset({name})"),
         }
     }
 }

@@ -5,8 +5,12 @@
 mod common;
 
 use api::error::{Code, Error, Result};
-use api::storage::v1::{AioVolume, EncryptedVolume, MallocVolume, NvmeNamespace, NvmeSubsystem};
-use common::{Bench, create, delete, encrypted, malloc, namespace, resource, subsystem, update};
+use api::storage::v1::{
+    AioVolume, EncryptedVolume, MallocVolume, NvmeNamespace, NvmeRemoteController, NvmeSubsystem,
+};
+use common::{
+    Bench, create, delete, encrypted, malloc, namespace, reset, resource, subsystem, update,
+};
 use control::{Answer, CHANGES_QUEUED_MAX, Change, Settings};
 
 fn refused(result: Result<Answer>) -> Error {
@@ -588,6 +592,38 @@ fn the_record_of_an_update_follows_by_itself() {
     restarted.run();
     assert_eq!(restarted.log(), ["create mallocVolumes/m replay"]);
     assert_eq!(restarted.get::<MallocVolume>("m").unwrap().blocks_count, 16);
+}
+
+#[test]
+fn a_reset_is_the_handlers_and_waits_for_its_turn() {
+    let mut bench = bench(&["m"]);
+    let remote = NvmeRemoteController {
+        multipath: 1,
+        ..Default::default()
+    };
+    let error = refused(bench.change(reset::<NvmeRemoteController>("c")));
+    assert_eq!(error.code, Code::NotFound);
+    // It comes while the create is under way.
+    let created = bench.submit(create("", "c", &remote));
+    let done = bench.submit(reset::<NvmeRemoteController>("c"));
+    bench.run();
+    bench.replies.remove(&created).unwrap().unwrap();
+    assert_eq!(bench.replies.remove(&done).unwrap().unwrap(), Answer::Done);
+    let name = "nvmeRemoteControllers/c";
+    assert_eq!(
+        bench.log(),
+        [format!("create {name}"), format!("reset {name}")]
+    );
+    // What it says goes to the client, and the resource is as it was.
+    bench.fault(&format!("reset {name}"), 1);
+    let error = refused(bench.change(reset::<NvmeRemoteController>("c")));
+    assert_eq!(error.message, format!("reset {name} fails"));
+    bench.change(reset::<NvmeRemoteController>(name)).unwrap();
+    // Other kinds have a handler without it.
+    let error = refused(bench.change(reset::<MallocVolume>("m")));
+    assert_eq!(error.code, Code::Unimplemented);
+    assert_eq!(error.resource.as_deref(), Some("mallocVolumes/m"));
+    bench.change(delete::<NvmeRemoteController>("c")).unwrap();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use prost::Message as _;
 use prost_reflect::{DynamicMessage, Value};
 
 use super::{Catalogue, Entry, RESOURCES_MAX, State, Step, Task, refs};
-use crate::effect::{Answer, Change, Effect, Moment, Ticket};
+use crate::effect::{Answer, Call, Change, Effect, Moment, Ticket};
 use crate::record::{self, Form, Phase, Secret};
 
 /// How many differing fields an error lists.
@@ -47,7 +47,9 @@ impl Catalogue {
                 let field = format!("{}.name", resource_field(kind));
                 ResourceName::parse_for(kind, name, &field)
             }
-            Change::Delete { kind, name, .. } => self.named(kind, name),
+            Change::Delete { kind, name, .. } | Change::Reset { kind, name } => {
+                self.named(kind, name)
+            }
         }
     }
 
@@ -96,6 +98,7 @@ impl Catalogue {
             Change::Delete { allow_missing, .. } => {
                 self.begin_delete(ticket, name, allow_missing, fx)
             }
+            Change::Reset { .. } => self.begin_reset(ticket, name, fx),
         };
         let reply = match ready {
             Ok(None) => return,
@@ -314,6 +317,27 @@ impl Catalogue {
         let batch = self.record(name, &[]);
         self.hold(name, ticket, Step::DeleteIntent);
         self.write(name, Step::DeleteIntent, batch, fx);
+        Ok(None)
+    }
+
+    /// A reset is the handler's alone: a crash in the middle of it leaves what was.
+    fn begin_reset(
+        &mut self,
+        ticket: Ticket,
+        name: &ResourceName,
+        fx: &mut Vec<Effect>,
+    ) -> Result<Option<Answer>> {
+        if !self.entry(name).is_some_and(|e| e.visible) {
+            return Err(Error::not_found(name.as_str()));
+        }
+        self.check_usable(name, "name")?;
+        self.hold(name, ticket, Step::ResetCall);
+        self.call(
+            name,
+            Step::ResetCall,
+            Call::Reset { name: name.clone() },
+            fx,
+        );
         Ok(None)
     }
 

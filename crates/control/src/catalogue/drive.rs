@@ -67,6 +67,9 @@ impl Catalogue {
             }
             (Step::DeleteCall, Ok(_)) => self.deleted(name, now, fx),
             (Step::DeleteCall, Err(error)) => self.not_deleted(name, error, now, fx),
+            (Step::ResetCall, result) => {
+                self.end(name, |_| result.map(|_| Answer::Done), now, fx);
+            }
             (Step::Replay, Ok(made)) => self.replayed(name, &made, now, fx),
             (Step::Replay, Err(error)) => self.failed(name, &error.message, true, now, fx),
             (Step::ReplayUpdate, result) => self.replayed_update(name, result, fx),

@@ -85,6 +85,7 @@ enum Step {
     DeleteIntent,
     DeleteCall,
     DeleteRevert(Error),
+    ResetCall,
     Replay,
     ReplayUpdate,
     ReplayStore,

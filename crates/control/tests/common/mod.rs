@@ -14,7 +14,8 @@ use api::handler::{Claim, Handler, Handlers, Job, Observed, Resource};
 use api::kinds;
 use api::names::ResourceName;
 use api::storage::v1::{
-    EncryptedVolume, MallocVolume, NvmeController, NvmeNamespace, NvmeSubsystem,
+    EncryptedVolume, MallocVolume, NvmeController, NvmeNamespace, NvmeRemoteController,
+    NvmeSubsystem,
 };
 use blk::{Geometry, Home, Lane, Nanos, Volume};
 use control::store::{MemoryStore, Store as _};
@@ -120,7 +121,7 @@ impl Fake {
 }
 
 macro_rules! fake {
-    ($kind:ident, $claim:expr, $fill:expr) => {
+    ($kind:ident, $claim:expr, $fill:expr $(, $more:item)*) => {
         impl Handler<$kind> for Fake {
             const CLAIM: Claim = $claim;
             async fn create(&self, job: Job, mut spec: $kind) -> Result<$kind> {
@@ -140,6 +141,7 @@ macro_rules! fake {
             fn volume(&self, name: &ResourceName) -> Option<Arc<dyn Volume>> {
                 self.place(name)
             }
+            $($more)*
         }
     };
 }
@@ -154,8 +156,16 @@ fake!(EncryptedVolume, Claim::Exclusive, |_, _| {});
 fake!(NvmeSubsystem, Claim::Shared, |_, _| {});
 fake!(NvmeController, Claim::Shared, |_, _| {});
 fake!(NvmeNamespace, Claim::Shared, |_, _| {});
+fake!(
+    NvmeRemoteController,
+    Claim::Shared,
+    |_, _| {},
+    async fn reset(&self, name: ResourceName) -> Result<()> {
+        self.call("reset", &name, "")
+    }
+);
 
-/// Handlers of five kinds over one world.
+/// Handlers of six kinds over one world.
 pub fn handlers(world: &Shared) -> Arc<Handlers> {
     let mut handlers = Handlers::default();
     let fake = || Fake {
@@ -166,6 +176,7 @@ pub fn handlers(world: &Shared) -> Arc<Handlers> {
     handlers.add::<NvmeSubsystem>(fake()).unwrap();
     handlers.add::<NvmeController>(fake()).unwrap();
     handlers.add::<NvmeNamespace>(fake()).unwrap();
+    handlers.add::<NvmeRemoteController>(fake()).unwrap();
     Arc::new(handlers)
 }
 
@@ -302,6 +313,7 @@ impl Bench {
                 new,
             } => ready(of(&name)?.update(job(name, false, bases), old, new)),
             Call::Delete { name } => ready(of(&name)?.delete(name)).map(|()| Vec::new()),
+            Call::Reset { name } => ready(of(&name)?.reset(name)).map(|()| Vec::new()),
         }
     }
 
@@ -397,17 +409,23 @@ pub fn delete<R: Resource>(name: &str) -> Change {
     }
 }
 
+pub fn reset<R: Resource>(name: &str) -> Change {
+    let kind = kinds::of::<R>();
+    let name = name.to_owned();
+    Change::Reset { kind, name }
+}
+
 pub fn resource<R: Resource>(answer: Answer) -> R {
     match answer {
         Answer::Resource(message) => fields::from_dynamic(&message).unwrap(),
-        Answer::Gone => panic!("a resource was expected"),
+        Answer::Gone | Answer::Done => panic!("a resource was expected"),
     }
 }
 
 pub fn dynamic(answer: Answer) -> DynamicMessage {
     match answer {
         Answer::Resource(message) => message,
-        Answer::Gone => panic!("a resource was expected"),
+        Answer::Gone | Answer::Done => panic!("a resource was expected"),
     }
 }
 

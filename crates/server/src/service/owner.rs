@@ -212,7 +212,10 @@ fn log(outcome: &Outcome) {
 
 fn target(call: &Call) -> &ResourceName {
     match call {
-        Call::Create { name, .. } | Call::Update { name, .. } | Call::Delete { name } => name,
+        Call::Create { name, .. }
+        | Call::Update { name, .. }
+        | Call::Delete { name }
+        | Call::Reset { name } => name,
     }
 }
 
@@ -241,6 +244,7 @@ async fn perform(handlers: Arc<Handlers>, call: Call) -> Result<Vec<u8>> {
                 .await
         }
         Call::Delete { name } => handler.delete(name).await.map(|()| Vec::new()),
+        Call::Reset { name } => handler.reset(name).await.map(|()| Vec::new()),
     };
     done.map_err(|e| about(e, &name))
 }

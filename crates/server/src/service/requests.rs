@@ -11,6 +11,8 @@ use super::{Service, observe, stats};
 use crate::calls::{Calls, Meta, Replies, Reply};
 use crate::inventory;
 
+/// The one verb beside the six that the seam has.
+const RESET: &str = "reset";
 const GET_INVENTORY: &str = "/opi_api.inventory.v1.InventoryService/GetInventory";
 const GET_OBSERVATION: &str = "/opi_ext.storage.v1.ObservationService/GetObservation";
 const LIST_OBSERVATIONS: &str = "/opi_ext.storage.v1.ObservationService/ListObservations";
@@ -55,6 +57,11 @@ impl Service {
             }
             (Some(kind), Verb::List) => self.list(method, kind, &request).await,
             (Some(kind), Verb::Stats) => self.stats(method, kind, &request).await,
+            (Some(kind), Verb::Custom(verb)) if verb == RESET => {
+                let name = text(&request, method.fields.name.as_ref());
+                self.change(Change::Reset { kind, name }).await?;
+                Ok(DynamicMessage::new(method.descriptor.output()))
+            }
             (Some(kind), Verb::Custom(verb)) => {
                 let name = text(&request, method.fields.name.as_ref());
                 self.read(move |catalogue| catalogue.get(kind, &name))
@@ -197,9 +204,9 @@ fn nobody_serves(method: &Method) -> Error {
 fn answered(answer: Answer) -> Result<DynamicMessage> {
     match answer {
         Answer::Resource(resource) => Ok(resource),
-        Answer::Gone => Err(Error::internal(
-            "a change answered as if it were a deletion",
-        )),
+        Answer::Gone | Answer::Done => {
+            Err(Error::internal("a change answered without its resource"))
+        }
     }
 }
 
