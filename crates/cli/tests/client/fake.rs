@@ -3,7 +3,8 @@
 use api::codec::DynamicCodec;
 use api::ext::v1::{
     GetObservationRequest, IoStats, LatencyHistogram, ListObservationsRequest,
-    ListObservationsResponse, Observation, OpStats, State, latency_histogram::Bucket,
+    ListObservationsResponse, Observation, OpStats, State, WatchObservationsRequest,
+    WatchObservationsResponse, latency_histogram::Bucket, watch_observations_response::Event,
 };
 use api::kinds::{Method, Verb, method_by_path};
 use hyper::body::Incoming;
@@ -71,6 +72,11 @@ impl Fake {
         crate::opi(&format!("{line} --addr {}", self.address))
     }
 
+    /// The same, with what it said before it failed.
+    pub(crate) fn run(&self, line: &str) -> (String, Result<(), (u8, String)>) {
+        crate::run(&format!("{line} --addr {}", self.address))
+    }
+
     /// The names of the methods called since the last look.
     pub(crate) fn calls(&self) -> Vec<String> {
         std::mem::take(&mut self.kept.lock().unwrap().calls)
@@ -87,11 +93,19 @@ async fn serve(
     request: hyper::Request<Incoming>,
 ) -> Result<hyper::Response<tonic::body::Body>, Infallible> {
     let method = method_by_path(request.uri().path()).expect("the client knows the methods");
+    let mut grpc = tonic::server::Grpc::new(DynamicCodec::new(method.descriptor.input()));
+    if method.descriptor.is_server_streaming() {
+        let news = tower::service_fn(move |request: Request<DynamicMessage>| {
+            let news = news(&kept.lock().unwrap(), method, &request.into_inner());
+            let news = tokio_stream::iter(news.into_iter().map(Ok::<_, Status>));
+            std::future::ready(Ok::<_, Status>(Response::new(news)))
+        });
+        return Ok(grpc.server_streaming(news, request).await);
+    }
     let handler = tower::service_fn(move |request: Request<DynamicMessage>| {
         let answer = answer(&mut kept.lock().unwrap(), method, &request.into_inner());
         std::future::ready(answer.map(Response::new))
     });
-    let mut grpc = tonic::server::Grpc::new(DynamicCodec::new(method.descriptor.input()));
     Ok(grpc.unary(handler, request).await)
 }
 
@@ -234,6 +248,37 @@ fn other(
         }
         name => Err(Status::unimplemented(format!("no {name}"))),
     }
+}
+
+/// A watch: what is there, then a volume that comes, is lost and goes; and the end.
+fn news(kept: &Kept, method: &Method, request: &DynamicMessage) -> Vec<DynamicMessage> {
+    let request: WatchObservationsRequest = request.transcode_to().unwrap();
+    let there = kept.resources.keys().filter(|n| n.contains(&request.kind));
+    let mut news: Vec<_> = there
+        .map(|name| (Event::Present, Some(observation(name, 0))))
+        .collect();
+    let comes = observation(&format!("{}/new", request.kind), 0);
+    let lost = Observation {
+        state: State::Offline.into(),
+        reason: "the disk is away".to_owned(),
+        ..comes.clone()
+    };
+    news.extend([
+        (Event::Synced, None),
+        (Event::Present, Some(comes.clone())),
+        (Event::Present, Some(lost)),
+        (Event::Gone, Some(comes)),
+    ]);
+    let messages = news.into_iter().map(|(event, observation)| {
+        let news = WatchObservationsResponse {
+            event: event.into(),
+            observation,
+        };
+        let mut message = empty(method);
+        message.transcode_from(&news).unwrap();
+        message
+    });
+    messages.collect()
 }
 
 fn observation(name: &str, reads: u64) -> Observation {

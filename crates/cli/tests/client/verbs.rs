@@ -238,6 +238,24 @@ fn what_is_shown_can_be_applied() {
 }
 
 #[test]
+fn a_watched_list_goes_on_with_what_changes_until_the_server_ends_it() {
+    let fake = Fake::start();
+    fake.opi("create malloc m0 --size 1MiB").unwrap();
+    let ended = Err((1, "the server ended the watch".to_owned()));
+    let (said, end) = fake.run("list malloc --watch");
+    let news = "mallocVolumes/new READY\nmallocVolumes/new OFFLINE: the disk is away\n\
+                mallocVolumes/new gone\n";
+    // What was there is in the list alone.
+    assert!(said.starts_with("NAME ") && said.ends_with(news), "{said}");
+    assert_eq!(said.matches("m0").count(), 1, "{said}");
+    assert_eq!(end, ended);
+    let (said, end) = fake.run("list malloc --watch -o name");
+    let new = "mallocVolumes/new\n";
+    assert_eq!(said, format!("mallocVolumes/m0\n{}", new.repeat(3)));
+    assert_eq!(end, ended);
+}
+
+#[test]
 fn describe_and_stats_tell_what_is_observed() {
     let fake = Fake::start();
     fake.opi("create malloc m0 --size 1MiB").unwrap();
