@@ -91,9 +91,9 @@ impl<'net> Server<'net> {
             "--http-addr",
             Self::HTTP,
         ]);
-        command
-            .arg("--state-dir")
-            .arg(self.folder.path().join("state"));
+        for (flag, name) in [("--state-dir", "state"), ("--key-file", "seal.key")] {
+            command.arg(flag).arg(self.folder.path().join(name));
+        }
         command.args(&self.options.arguments);
         command.envs(
             self.options

@@ -83,6 +83,18 @@ pub(crate) struct Client {
     channel: Channel,
     timeout: Duration,
     addr: String,
+    /// What to look at if the server ends the connection instead of answering.
+    advice: &'static str,
+}
+
+/// What to look at if a server takes the connection and does not answer on it: with TLS 1.3 it
+/// says only then whether it likes the client.
+const fn advice(target: &Target) -> &'static str {
+    match (&target.ca, &target.cert) {
+        (None, _) => "if it wants TLS, give --tls-ca, --tls-cert and --tls-key",
+        (Some(_), None) => "if it admits known clients only, give --tls-cert and --tls-key",
+        (Some(_), Some(_)) => "perhaps it does not know the authority of --tls-cert",
+    }
 }
 
 impl Client {
@@ -92,17 +104,24 @@ impl Client {
     /// Nothing answers there, or the certificates do not fit.
     pub(crate) async fn connect(target: &Target) -> Result<Self> {
         let channel = target.endpoint()?.connect().await.map_err(|e| {
-            let cause = root_cause(&e);
+            let (addr, cause) = (&target.addr, root_cause(&e));
+            let trust = match &target.ca {
+                Some(ca) => format!(
+                    " Is its certificate of an authority in --tls-ca {}?",
+                    ca.display()
+                ),
+                None => String::new(),
+            };
             Failure::new(format!(
-                "cannot reach the server at {}: {cause}; is `opi serve` running? --addr or \
-                 OPI_ADDR says where it is",
-                target.addr
+                "cannot reach the server at {addr}: {cause}; is `opi serve` running? --addr or \
+                 OPI_ADDR says where it is.{trust}"
             ))
         })?;
         Ok(Self {
             channel,
             timeout: target.timeout,
             addr: target.addr.clone(),
+            advice: advice(target),
         })
     }
 
@@ -130,10 +149,9 @@ impl Client {
         let codec = DynamicCodec::new(method.descriptor.output());
         let path = path_of(method);
         let call = async {
-            grpc.ready()
-                .await
-                .map_err(|e| Status::unavailable(root_cause(&e)))?;
-            grpc.unary(request, path, codec).await
+            grpc.ready().await.map_err(|e| self.cut_off(&e))?;
+            let answer = grpc.unary(request, path, codec).await;
+            answer.map_err(|status| self.failed(status))
         };
         match tokio::time::timeout(self.timeout, call).await {
             Ok(answer) => Ok(answer?.into_inner()),
@@ -141,6 +159,23 @@ impl Client {
                 let text = format!("no answer within {:?}", self.timeout);
                 Err(Status::deadline_exceeded(text).into())
             }
+        }
+    }
+
+    /// The connection ended under a call.
+    fn cut_off(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
+        let (addr, advice) = (&self.addr, self.advice);
+        let cause = root_cause(error);
+        Failure::new(format!(
+            "the server at {addr} ended the connection: {cause}; {advice}"
+        ))
+    }
+
+    /// A call failed: what the server answered, or that it did not.
+    fn failed(&self, status: Status) -> Failure {
+        match std::error::Error::source(&status) {
+            Some(error) => self.cut_off(error),
+            None => status.into(),
         }
     }
 
@@ -154,14 +189,12 @@ impl Client {
         request: DynamicMessage,
     ) -> Result<Streaming<DynamicMessage>> {
         let mut grpc = self.grpc();
-        grpc.ready()
-            .await
-            .map_err(|e| Status::unavailable(root_cause(&e)))?;
+        grpc.ready().await.map_err(|e| self.cut_off(&e))?;
         let codec = DynamicCodec::new(method.descriptor.output());
         let answer = grpc
             .server_streaming(Request::new(request), path_of(method), codec)
-            .await?;
-        Ok(answer.into_inner())
+            .await;
+        Ok(answer.map_err(|status| self.failed(status))?.into_inner())
     }
 
     /// Calls a method by its path, with generated types.
