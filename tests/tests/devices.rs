@@ -1,5 +1,7 @@
 //! Volumes on block devices of this machine: loop devices stand for disks.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};

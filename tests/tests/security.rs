@@ -1,5 +1,7 @@
 //! Management beyond loopback, as its users meet it: the real client against the real server.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};

@@ -1,6 +1,7 @@
 //! Processor time of processes, and binding threads to processors.
 
 use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 
 /// Nanoseconds of a clock tick in `/proc/<pid>/stat`: USER_HZ is 100 on every Linux ABI.
@@ -11,9 +12,9 @@ pub(crate) fn used_by(pid: u32) -> Option<Duration> {
     by_scheduler(pid).or_else(|| by_ticks(pid))
 }
 
-/// The same for this process.
+/// The same for this process, with the threads that have ended.
 pub(crate) fn used_here() -> Option<Duration> {
-    used_by(std::process::id())
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).ok()
 }
 
 /// The scheduler's own account, in nanoseconds, of the threads there are now.
