@@ -99,18 +99,24 @@ fn workers_for_files_are_there_from_the_start_and_are_not_pinned() {
     if is_child() {
         let mine = sched_getaffinity(None).unwrap();
         let _reactors = Reactors::start(&options(1, Backend::Epoll)).unwrap();
-        let mut workers = 0;
-        for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
-            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            if !name.starts_with("file-worker") {
-                continue;
-            }
-            let id: i32 = task.file_name().to_str().unwrap().parse().unwrap();
+        let workers = || {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+            let named = tasks.filter(|task| {
+                let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+                name.starts_with("file-worker")
+            });
+            named.map(|task| task.file_name().to_str().unwrap().parse().unwrap())
+        };
+        // A thread gives itself its name, a moment after it was started.
+        let began = Instant::now();
+        while workers().count() < 4 {
+            assert!(began.elapsed() < LONG, "{} workers", workers().count());
+            std::thread::yield_now();
+        }
+        for id in workers() {
             let id = rustix::process::Pid::from_raw(id);
             assert_eq!(sched_getaffinity(id).unwrap(), mine);
-            workers += 1;
         }
-        assert_eq!(workers, 4);
         return;
     }
     let end = in_child("workers_for_files_are_there_from_the_start_and_are_not_pinned");
