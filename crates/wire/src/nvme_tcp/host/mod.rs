@@ -102,7 +102,7 @@ pub struct Completed {
     /// The completion. Transient Transport Error stands for data that arrived broken, Host Pathing
     /// Error for a connection that ended first.
     pub cqe: Cqe,
-    /// For data to the host, the buffer handed in, cut to what arrived; else empty.
+    /// For data to the host, the buffer handed in; after success cut to what arrived. Else empty.
     pub data: IoBuf,
 }
 
@@ -288,10 +288,12 @@ impl Host {
         entry.phase = Phase::Free;
         entry.outbound = IoBuf::empty();
         let mut data = std::mem::take(&mut entry.inbound);
-        if data.len() > entry.received as usize {
+        let mut cqe = entry.cqe;
+        // A buffer that could not be filled goes back whole, for another try.
+        let good = cqe.status().is_success() && !entry.broken;
+        if good && data.len() > entry.received as usize {
             data = data.slice(0..entry.received as usize);
         }
-        let mut cqe = entry.cqe;
         if entry.broken && cqe.status().is_success() {
             cqe.status_field = Status::TRANSIENT_TRANSPORT.field().into();
         }
@@ -330,6 +332,13 @@ impl Host {
     /// Ends the connection at once: the socket is gone. Commands in flight complete as failed.
     pub fn close(&mut self) {
         self.finish(Closed::Lost);
+    }
+
+    /// Whether the connection is initialised and not ending. Once it is ending, commands that got
+    /// no answer complete with Host Pathing Error, which then says nothing of what the controller
+    /// did with them.
+    pub fn is_open(&self) -> bool {
+        self.life.is_open()
     }
 
     /// Whether the socket is to be closed.
