@@ -2,6 +2,7 @@
 //! reads clocks or starts threads.
 
 mod actor;
+mod lookup;
 mod net;
 mod reactor;
 mod sys;
@@ -9,6 +10,7 @@ mod timers;
 mod world;
 
 pub use actor::{Actor, ActorId, Cx, Next};
-pub use net::{Listener, Recv, Sent, Stream};
-pub use reactor::{Backend, Options, Reactor, Reactors, now};
+pub use lookup::Lookup;
+pub use net::{Connecting, Listener, Recv, Sent, Stream};
+pub use reactor::{Backend, Options, Reactor, Reactors, current, now};
 pub use world::{Keep, KeepDone, Latch, World};

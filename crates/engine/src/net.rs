@@ -101,6 +101,36 @@ pub enum Sent {
     Failed(io::ErrorKind),
 }
 
+/// A socket that is being connected. Watch it: it becomes writable when that has ended.
+#[derive(Debug)]
+pub struct Connecting(Option<OwnedFd>);
+
+impl Connecting {
+    /// The connection, once it is made; `None` before.
+    ///
+    /// # Errors
+    /// It was refused, or nobody answers.
+    pub fn finish(&mut self) -> io::Result<Option<Stream>> {
+        let Some(fd) = &self.0 else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        sockopt::socket_error(fd)??;
+        match net::getpeername(fd) {
+            Ok(Some(_)) => self.0.take().map(Stream::new).transpose(),
+            Ok(None) | Err(rustix::io::Errno::NOTCONN) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl AsFd for Connecting {
+    /// # Panics
+    /// After it was finished.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_ref().expect("it is not finished").as_fd()
+    }
+}
+
 /// A connected socket.
 #[derive(Debug)]
 pub struct Stream {
@@ -120,6 +150,42 @@ impl Stream {
         let peer = address_of(net::getpeername(&fd)?.ok_or_else(gone)?)?;
         let local = address_of(net::getsockname(&fd)?)?;
         Ok(Self { fd, peer, local })
+    }
+
+    /// Begins to connect to an address, from a given one if `source` is set; its port may be 0.
+    ///
+    /// # Errors
+    /// There is no such source address here, or no way to the destination.
+    pub fn connect(to: SocketAddr, source: Option<SocketAddr>) -> io::Result<Connecting> {
+        let family = match to {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
+        if let Some(source) = source {
+            sockopt::set_socket_reuseaddr(&fd, true)?;
+            net::bind(&fd, &source)?;
+        }
+        match net::connect(&fd, &to) {
+            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(Connecting(Some(fd))),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Breaks the connection once data that were sent are not acknowledged for so long.
+    ///
+    /// # Errors
+    /// The system does not know this option.
+    pub fn set_user_timeout(&self, timeout: Duration) -> io::Result<()> {
+        let ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        Ok(sockopt::set_tcp_user_timeout(&self.fd, ms)?)
+    }
+
+    /// Sends no more: the peer learns that what it received was all.
+    pub fn close_write(&self) {
+        // It fails if the peer was faster.
+        let _ = net::shutdown(&self.fd, net::Shutdown::Write);
     }
 
     /// Takes over a connected socket of the standard library.

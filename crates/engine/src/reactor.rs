@@ -9,7 +9,7 @@ use crate::timers::Timers;
 use blk::{FileQueue, Nanos};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
@@ -30,6 +30,15 @@ const SLEEP_MAX: Nanos = Nanos::from_secs(60);
 pub fn now() -> Nanos {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     Nanos(START.elapsed().as_nanos() as u64)
+}
+
+thread_local! {
+    static CURRENT: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// The number of the reactor that this thread is, as in [`Reactors::all`].
+pub fn current() -> Option<usize> {
+    CURRENT.get()
 }
 
 /// How reactors wait and do file I/O.
@@ -187,7 +196,10 @@ impl Reactors {
             let (tell, told) = mpsc::channel();
             let thread = std::thread::Builder::new()
                 .name(format!("reactor-{number}"))
-                .spawn(move || Local::main(own, core, backend, spin_max, &tell))?;
+                .spawn(move || {
+                    CURRENT.set(Some(number));
+                    Local::main(own, core, backend, spin_max, &tell);
+                })?;
             all.reactors.push(reactor);
             all.threads
                 .get_mut()

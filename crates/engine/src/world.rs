@@ -1,8 +1,9 @@
 //! What installers of handlers are given to work on.
 
 use crate::Reactors;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 /// Called, on any thread, when a change is durable or has failed.
 pub type KeepDone = Box<dyn FnOnce(Result<(), String>) + Send>;
@@ -61,6 +62,15 @@ impl Latch {
             state.waiting.push(waker.clone());
         }
         state.open
+    }
+
+    /// Ends once it is opened.
+    pub async fn opened(&self) {
+        poll_fn(|cx| match self.is_open_or_wake(cx.waker()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
     }
 
     /// True once it was opened.
