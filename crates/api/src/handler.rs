@@ -116,6 +116,13 @@ pub trait Handler<R: Resource>: Send + Sync + 'static {
         let _ = name;
         None
     }
+
+    /// The resources of this kind that are there below `parent`, each with its id, for kinds that
+    /// nobody creates: they are found and never stored. Must be quick.
+    fn discovered(&self, parent: &ResourceName) -> Vec<(String, R)> {
+        let _ = parent;
+        Vec::new()
+    }
 }
 
 /// Something that brings handlers: a volume type, a front-end, a platform driver.
@@ -144,6 +151,8 @@ pub trait Erased: Send + Sync {
     fn observe(&self, name: &ResourceName, resource: &[u8]) -> Result<(Vec<u8>, Observed)>;
     /// [`Handler::volume`].
     fn volume(&self, name: &ResourceName) -> Option<Arc<dyn Volume>>;
+    /// [`Handler::discovered`].
+    fn discovered(&self, parent: &ResourceName) -> Vec<(String, Vec<u8>)>;
 }
 
 struct Typed<R, H>(H, std::marker::PhantomData<fn() -> R>);
@@ -190,6 +199,10 @@ impl<R: Resource, H: Handler<R>> Erased for Typed<R, H> {
     }
     fn volume(&self, name: &ResourceName) -> Option<Arc<dyn Volume>> {
         self.0.volume(name)
+    }
+    fn discovered(&self, parent: &ResourceName) -> Vec<(String, Vec<u8>)> {
+        let found = self.0.discovered(parent).into_iter();
+        found.map(|(id, r)| (id, r.encode_to_vec())).collect()
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 type Seen = BTreeMap<String, String>;
 
 fn seen(bench: &Bench) -> Seen {
-    let names: Vec<_> = bench.catalogue.names(None).cloned().collect();
+    let names: Vec<_> = bench.catalogue.names(None).collect();
     let shown = names.into_iter().map(|name| {
         let mut message = bench.catalogue.get(name.kind(), name.as_str()).unwrap();
         if message.descriptor().name() == "MallocVolume" {

@@ -5,6 +5,7 @@
 //! written, the handler is called, the result is written, the client is answered.
 
 mod change;
+mod discovered;
 mod drive;
 mod mend;
 mod refs;

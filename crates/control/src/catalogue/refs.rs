@@ -2,11 +2,12 @@
 
 use api::error::{Code, Error, Result};
 use api::handler::Claim;
-use api::kinds::{self, Kind, Target, Verb};
+use api::kinds::{self, Kind, Target};
 use api::names::{ResourceName, VolumeRef};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Value};
 use std::collections::BTreeSet;
 
+use super::discovered::is_discovered;
 use super::{Catalogue, Entry, State};
 use crate::effect::Base;
 use crate::record::{self, Phase};
@@ -94,6 +95,7 @@ impl Catalogue {
         if let Some(uuid) = normal_uuid(id) {
             found.extend(self.uuids.get(&uuid).into_iter().flatten().cloned());
         }
+        found.extend(self.discovered_by_id(id));
         let mut names = found.iter();
         match (names.next(), names.next()) {
             (Some(name), None) => Ok(name.clone()),
@@ -110,7 +112,7 @@ impl Catalogue {
     }
 
     fn exists(&self, name: &ResourceName) -> bool {
-        if name.kind().method(&Verb::Create).is_some() {
+        if !is_discovered(name.kind()) {
             return self.entry(name).is_some();
         }
         // Discovered resources are not entered: their handler knows them.
@@ -253,6 +255,10 @@ impl Catalogue {
             .flatten()
             .map(|u| u.0.clone())
             .collect();
+        // What was found below it is used through it.
+        let below = self.users.iter().filter(|(base, _)| base.is_below(name));
+        let below = below.filter(|(base, _)| is_discovered(base.kind()));
+        in_use.extend(below.flat_map(|(_, users)| users.keys().cloned()));
         let users = in_use.len();
         in_use.extend(self.children(name, 4 * NAMES_SHOWN_MAX));
         if in_use.is_empty() {
@@ -303,6 +309,26 @@ pub(super) fn uuid_of(kind: &Kind, spec: &[u8]) -> Option<String> {
     let field = kind.message.get_field_by_name("uuid")?;
     let message = record::decode(kind, spec).ok()?;
     normal_uuid(message.get_field(&field).as_str()?)
+}
+
+/// The identifiers of an encoded discovered volume, as hexadecimal digits: UUID, NGUID, EUI-64.
+pub(super) fn identifiers_of(kind: &Kind, bytes: &[u8]) -> Vec<String> {
+    let Ok(message) = record::decode(kind, bytes) else {
+        return Vec::new();
+    };
+    let value = |name| {
+        let field = kind.message.get_field_by_name(name)?;
+        match &*message.get_field(&field) {
+            Value::String(text) => normal_uuid(text),
+            Value::I64(0) => None,
+            Value::I64(number) => Some(format!("{number:016x}")),
+            _ => None,
+        }
+    };
+    ["uuid", "nguid", "eui64"]
+        .into_iter()
+        .filter_map(value)
+        .collect()
 }
 
 /// 32 hexadecimal digits in lower case, from a UUID with or without hyphens.

@@ -4,6 +4,7 @@ use api::error::{Error, Result};
 use api::names::ResourceName;
 use std::collections::{HashMap, HashSet};
 
+use super::discovered::is_discovered;
 use super::{Catalogue, Entry, State, Step, refs};
 use crate::effect::{Call, Effect, Moment};
 use crate::record::{Phase, Stored};
@@ -40,6 +41,10 @@ impl Catalogue {
         for name in &names {
             let entry = self.entry(name).expect("it was just entered");
             let mut before: HashSet<_> = entry.bases.iter().map(|b| b.name.clone()).collect();
+            // What was found is known to the handler of its parent once that is up.
+            let found = before.iter().filter(|b| is_discovered(b.kind()));
+            let above: Vec<_> = found.filter_map(ResourceName::parent).collect();
+            before.extend(above);
             before.extend(name.parent());
             before.retain(|b| self.entry(b).is_some());
             self.restoring.waits.insert(name.clone(), before.len());

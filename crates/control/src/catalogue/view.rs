@@ -9,6 +9,7 @@ use blk::Tally;
 use prost_reflect::DynamicMessage;
 use std::ops::Bound;
 
+use super::discovered::{Discovered, is_discovered};
 use super::{Catalogue, Entry, State, refs};
 use crate::page::Page;
 use crate::record::{self, Phase};
@@ -61,6 +62,9 @@ impl Catalogue {
     /// UNIMPLEMENTED, INVALID_ARGUMENT for a malformed name, NOT_FOUND.
     pub fn get(&self, kind: &'static Kind, name: &str) -> Result<DynamicMessage> {
         let name = self.named(kind, name)?;
+        if is_discovered(kind) {
+            return self.show_discovered(&self.find_discovered(&name)?);
+        }
         self.show(self.visible(&name)?)
     }
 
@@ -80,6 +84,9 @@ impl Catalogue {
         let size = page_entries(page_size)?;
         let prefix = self.list_prefix(kind, parent)?;
         let page = Page::read(&self.keys, page_token, &kind.collection, &prefix)?;
+        if is_discovered(kind) {
+            return self.list_discovered(kind, size, page, &prefix);
+        }
         let after = match page.last.as_str() {
             "" => Bound::Included(prefix.as_str()),
             last => Bound::Excluded(last),
@@ -107,6 +114,30 @@ impl Catalogue {
         Ok((shown, next))
     }
 
+    fn list_discovered(
+        &self,
+        kind: &'static Kind,
+        size: usize,
+        page: Page,
+        prefix: &str,
+    ) -> Result<(Vec<DynamicMessage>, String)> {
+        let mut found = self.discovered(kind, None);
+        found.retain(|one| one.name.as_str().starts_with(prefix));
+        found.retain(|one| one.name.as_str() > page.last.as_str());
+        let more = found.len() > size;
+        found.truncate(size);
+        let next = match found.last() {
+            Some(last) if more => Page {
+                last: last.name.to_string(),
+                ..page
+            }
+            .token(&self.keys),
+            _ => String::new(),
+        };
+        let shown = found.iter().map(|one| self.show_discovered(one));
+        Ok((shown.collect::<Result<_>>()?, next))
+    }
+
     /// What the names in a list begin with.
     fn list_prefix(&self, kind: &Kind, parent: &str) -> Result<String> {
         // Five lists of top-level kinds demand a parent, which can mean nothing.
@@ -128,8 +159,7 @@ impl Catalogue {
     /// As [`Catalogue::get`].
     pub fn stats(&self, kind: &'static Kind, name: &str) -> Result<Tally> {
         let name = self.named(kind, name)?;
-        let (_, observed) = self.observe(self.visible(&name)?)?;
-        Ok(observed.stats.unwrap_or_default())
+        Ok(self.look_at(&name)?.stats.unwrap_or_default())
     }
 
     /// How one resource of any kind is doing. Its name may be short where only one fits.
@@ -139,7 +169,38 @@ impl Catalogue {
     pub fn sight(&self, name: &str) -> Result<Sight> {
         let full = ResourceName::parse(name, "name");
         let full = full.or_else(|error| self.only_match(name).ok_or(error)?)?;
-        self.look(self.visible(&full)?)
+        self.look_at(&full)
+    }
+
+    fn look_at(&self, name: &ResourceName) -> Result<Sight> {
+        if is_discovered(name.kind()) {
+            return self.look_discovered(&self.find_discovered(name)?);
+        }
+        self.look(self.visible(name)?)
+    }
+
+    fn look_discovered(&self, one: &Discovered) -> Result<Sight> {
+        let handler = self.handlers.of(&one.name.kind().collection)?;
+        let (_, observed) = handler.observe(&one.name, &one.bytes)?;
+        let condition = match observed.health {
+            Health::Offline(why) => Condition::Offline(why),
+            Health::Online => Condition::Ready,
+        };
+        let above = one.name.parent();
+        let above = above.and_then(|parent| self.entry(&parent));
+        Ok(Sight {
+            condition,
+            since_ns: above.map_or(0, |entry| entry.since_ns),
+            stats: observed.stats,
+            chain: Vec::new(),
+            users: self.users_of(&one.name),
+            name: one.name.clone(),
+        })
+    }
+
+    fn users_of(&self, name: &ResourceName) -> Vec<ResourceName> {
+        let users = self.users.get(name).into_iter().flatten();
+        users.map(|(user, _)| user.clone()).collect()
     }
 
     /// The one resource with this id; an error if several have it.
@@ -203,16 +264,17 @@ impl Catalogue {
             .token(&self.keys),
             _ => String::new(),
         };
-        let sights = names.into_iter().map(|n| self.look(self.visible(n)?));
+        let sights = names.iter().map(|name| self.look_at(name));
         Ok((sights.collect::<Result<_>>()?, next))
     }
 
     /// The names of what can be seen, of one kind or of all, in no order.
-    pub fn names(&self, kind: Option<&'static Kind>) -> impl Iterator<Item = &ResourceName> {
+    pub fn names(&self, kind: Option<&'static Kind>) -> impl Iterator<Item = ResourceName> {
         let shelves = self.shelves.iter();
         let shelves = shelves.filter(move |(c, _)| kind.is_none_or(|k| k.collection == **c));
         let entries = shelves.flat_map(|(_, shelf)| shelf.values());
-        entries.filter(|e| e.visible).map(|e| &e.name)
+        let stored = entries.filter(|e| e.visible).map(|e| e.name.clone());
+        stored.chain(self.all_discovered(kind).into_iter().map(|one| one.name))
     }
 
     fn visible(&self, name: &ResourceName) -> Result<&Entry> {
@@ -259,14 +321,13 @@ impl Catalogue {
             (_, State::Up, Health::Offline(why)) => Condition::Offline(why),
             (_, State::Up, Health::Online) => Condition::Ready,
         };
-        let users = self.users.get(&entry.name).into_iter().flatten();
         Ok(Sight {
             name: entry.name.clone(),
             condition,
             since_ns: entry.since_ns,
             stats: observed.stats,
             chain: self.below(&entry.name),
-            users: users.map(|(user, _)| user.clone()).collect(),
+            users: self.users_of(&entry.name),
         })
     }
 }

@@ -15,11 +15,12 @@ use api::kinds;
 use api::names::ResourceName;
 use api::storage::v1::{
     EncryptedVolume, MallocVolume, NvmeController, NvmeNamespace, NvmeRemoteController,
-    NvmeSubsystem,
+    NvmeRemoteNamespace, NvmeSubsystem,
 };
 use blk::{Geometry, Home, Lane, Nanos, Volume};
 use control::store::{MemoryStore, Store as _};
 use control::{Answer, Call, Catalogue, Change, Effect, Keys, Moment, Outcome, Settings, Ticket};
+use prost::Message as _;
 use prost_reflect::DynamicMessage;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
@@ -165,7 +166,34 @@ fake!(
     }
 );
 
-/// Handlers of six kinds over one world.
+/// Namespaces that an array shows: those that a test put into the world, while the controller is.
+impl Handler<NvmeRemoteNamespace> for Fake {
+    async fn create(&self, _: Job, _: NvmeRemoteNamespace) -> Result<NvmeRemoteNamespace> {
+        Err(Error::unimplemented("found only"))
+    }
+    async fn delete(&self, _: ResourceName) -> Result<()> {
+        Err(Error::unimplemented("found only"))
+    }
+    fn observe(&self, _: &ResourceName, _: &mut NvmeRemoteNamespace) -> Observed {
+        Observed::default()
+    }
+    fn volume(&self, name: &ResourceName) -> Option<Arc<dyn Volume>> {
+        let parent = name.parent()?;
+        self.place(&parent)?;
+        self.place(name)
+    }
+    fn discovered(&self, parent: &ResourceName) -> Vec<(String, NvmeRemoteNamespace)> {
+        let world = self.world.lock().unwrap();
+        let prefix = format!("{parent}/nvmeRemoteNamespaces/");
+        let found = world.things.iter().filter_map(|(name, bytes)| {
+            let id = name.strip_prefix(&prefix)?.to_owned();
+            Some((id, NvmeRemoteNamespace::decode(&bytes[..]).unwrap()))
+        });
+        found.collect()
+    }
+}
+
+/// Handlers of seven kinds over one world.
 pub fn handlers(world: &Shared) -> Arc<Handlers> {
     let mut handlers = Handlers::default();
     let fake = || Fake {
@@ -177,6 +205,7 @@ pub fn handlers(world: &Shared) -> Arc<Handlers> {
     handlers.add::<NvmeController>(fake()).unwrap();
     handlers.add::<NvmeNamespace>(fake()).unwrap();
     handlers.add::<NvmeRemoteController>(fake()).unwrap();
+    handlers.add::<NvmeRemoteNamespace>(fake()).unwrap();
     Arc::new(handlers)
 }
 
@@ -359,7 +388,7 @@ impl Bench {
     pub fn names(&self) -> BTreeSet<String> {
         self.catalogue
             .names(None)
-            .map(ToString::to_string)
+            .map(|name| name.to_string())
             .collect()
     }
 

@@ -197,7 +197,7 @@ impl Service {
     async fn views(&self, filter: Arc<Filter>) -> Result<Vec<View>> {
         let look = move |catalogue: &Catalogue| {
             let names = catalogue.names(filter.kind);
-            let names: Vec<_> = names.filter(|n| filter.admits(n)).cloned().collect();
+            let names: Vec<_> = names.filter(|n| filter.admits(n)).collect();
             let sights = names
                 .iter()
                 .filter_map(|n| catalogue.sight(n.as_str()).ok());
