@@ -12,10 +12,12 @@ mod volumes;
 mod aio;
 mod malloc;
 mod null;
+mod nvme;
 
 /// The types of back end that the native data plane has.
 pub static TYPES: &[&dyn api::handler::Install<engine::World>] = &[
     &aio::Aio, //
     &malloc::Malloc,
     &null::Null,
+    &nvme::Nvme,
 ];

@@ -1,0 +1,167 @@
+//! The handler of `NvmeRemoteController`: what all paths to an array share.
+
+use super::{Entry, Remotes, policy};
+use crate::nvme::association::Times;
+use crate::nvme::remote::Remote;
+use api::error::{Error, Result};
+use api::handler::{Handler, Health, Job, Observed};
+use api::names::ResourceName;
+use api::storage::v1::{NvmeMultipath, NvmeRemoteController};
+use blk::{State, Tally};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const MULTIPATH: &str = "nvme_remote_controller.multipath";
+const QUEUES: &str = "nvme_remote_controller.io_queues_count";
+const QUEUE_SIZE: &str = "nvme_remote_controller.queue_size";
+const PSK: &str = "nvme_remote_controller.tcp.psk";
+
+/// I/O queues of one association, at most: QID and the number of queues have 16 bits, and no
+/// machine has so many reactors.
+const QUEUES_MAX: i64 = 1024;
+/// Commands in flight on a queue, at most: a queue of 65,535 entries holds one less.
+const QUEUE_SIZE_MAX: i64 = 65_534;
+
+/// See the file's head.
+pub(in crate::nvme) struct ControllerHandler(pub(in crate::nvme) Arc<Remotes>);
+
+fn between(field: &str, value: i64, most: i64) -> Result<()> {
+    if (0..=most).contains(&value) {
+        return Ok(());
+    }
+    let text = format!("{value} is outside 0 to {most}; 0 leaves it to the server");
+    Err(Error::invalid(field, text))
+}
+
+impl Handler<NvmeRemoteController> for ControllerHandler {
+    fn admit(
+        &self,
+        name: &ResourceName,
+        new: &NvmeRemoteController,
+        old: Option<&NvmeRemoteController>,
+    ) -> Result<()> {
+        if new.multipath() == NvmeMultipath::Unspecified {
+            let text = "is required: NVME_MULTIPATH_DISABLE, NVME_MULTIPATH_FAILOVER or \
+                        NVME_MULTIPATH_MULTIPATH";
+            return Err(Error::invalid(MULTIPATH, text));
+        }
+        between(QUEUES, new.io_queues_count, QUEUES_MAX)?;
+        between(QUEUE_SIZE, new.queue_size, QUEUE_SIZE_MAX)?;
+        if new.tcp.as_ref().is_some_and(|tcp| !tcp.psk.is_empty()) {
+            let text = "TLS is not implemented yet; leave it out to connect in the clear";
+            return Err(Error::invalid(PSK, text));
+        }
+        if old.is_some_and(|old| old.io_queues_count != new.io_queues_count) {
+            let text =
+                format!("{QUEUES} cannot be changed in place: delete {name} and create it anew");
+            return Err(Error::precondition(text).at(QUEUES));
+        }
+        let all = self.0.all();
+        let paths = all.get(name.as_str()).map_or(0, |entry| entry.paths.len());
+        if new.multipath() == NvmeMultipath::Disable && paths > 1 {
+            let text = format!("{name} has {paths} paths; without multipath it may have one");
+            return Err(Error::precondition(text).at(MULTIPATH));
+        }
+        Ok(())
+    }
+
+    async fn create(&self, job: Job, spec: NvmeRemoteController) -> Result<NvmeRemoteController> {
+        let known = self.0.all().contains_key(job.name.as_str());
+        if known {
+            return self.change(&job.name, spec);
+        }
+        let world = &self.0.world;
+        let rails = match spec.io_queues_count {
+            0 => world.reactors.all().len(),
+            count => usize::try_from(count).unwrap_or(1),
+        };
+        let entry = Entry {
+            remote: Remote::start(world, job.name.id(), rails, policy(&spec), Times::default()),
+            spec: spec.clone(),
+            paths: BTreeMap::new(),
+        };
+        self.0.all().insert(job.name.to_string(), entry);
+        Ok(spec)
+    }
+
+    async fn update(
+        &self,
+        job: Job,
+        _: NvmeRemoteController,
+        new: NvmeRemoteController,
+    ) -> Result<NvmeRemoteController> {
+        self.create(job, new).await
+    }
+
+    async fn delete(&self, name: ResourceName) -> Result<()> {
+        let entry = self.0.all().remove(name.as_str());
+        if let Some(entry) = entry {
+            entry.remote.end();
+        }
+        Ok(())
+    }
+
+    async fn reset(&self, name: ResourceName) -> Result<()> {
+        let all = self.0.all();
+        let entry = all
+            .get(name.as_str())
+            .ok_or_else(|| Error::not_found(name.to_string()))?;
+        entry.remote.reset_paths();
+        Ok(())
+    }
+
+    fn observe(&self, name: &ResourceName, _: &mut NvmeRemoteController) -> Observed {
+        let remote = self
+            .0
+            .all()
+            .get(name.as_str())
+            .map(|entry| entry.remote.clone());
+        let Some(remote) = remote else {
+            let health = Health::Offline("it could not be made yet".to_owned());
+            return Observed {
+                health,
+                stats: None,
+            };
+        };
+        let health = match remote.state() {
+            State::Online => Health::Online,
+            State::Offline(why) => Health::Offline(why),
+        };
+        let mut stats = Tally::default();
+        for path in remote.paths() {
+            stats.add(&path.stats.tally());
+        }
+        Observed {
+            health,
+            stats: Some(stats),
+        }
+    }
+}
+
+impl ControllerHandler {
+    /// Takes over new settings: the choice of paths at once, the rest by connecting anew.
+    fn change(
+        &self,
+        name: &ResourceName,
+        new: NvmeRemoteController,
+    ) -> Result<NvmeRemoteController> {
+        let mut all = self.0.all();
+        let Some(entry) = all.get_mut(name.as_str()) else {
+            return Err(Error::not_found(name.to_string()));
+        };
+        entry
+            .remote
+            .change(|table| table.set_policy(policy(&new), engine::now()));
+        let old = std::mem::replace(&mut entry.spec, new.clone());
+        if (old.queue_size, &old.tcp) != (new.queue_size, &new.tcp) {
+            for made in entry.paths.values() {
+                let wish = self.0.wish(&new, &made.spec, entry.remote.rails())?;
+                if let Some(path) = entry.remote.path(made.id) {
+                    path.mail
+                        .order(crate::nvme::remote::Order::Reset(Some(wish)));
+                }
+            }
+        }
+        Ok(new)
+    }
+}

@@ -1,0 +1,170 @@
+//! The handlers of `NvmeRemoteController`, `NvmePath` and `NvmeRemoteNamespace`.
+
+mod controller;
+mod namespace;
+mod path;
+
+pub(super) use controller::ControllerHandler;
+pub(super) use namespace::NamespaceHandler;
+pub(super) use path::PathHandler;
+
+use super::association::Times;
+use super::remote::Remote;
+use super::routes::{PathId, Policy};
+use super::session::Wish;
+use super::socket::Place;
+use api::error::{Error, Result};
+use api::names::ResourceName;
+use api::storage::v1::{NvmeMultipath, NvmePath, NvmeRemoteController};
+use engine::World;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use uuid::Uuid;
+use wire::nvme::Nqn;
+use wire::nvme_tcp::Digests;
+
+/// Under which key the name that this host goes by is kept.
+const HOST_KEY: &str = "nvme/host";
+/// Commands in flight on each I/O queue, unless the user says otherwise.
+const DEPTH: u16 = 128;
+
+/// A path that was made.
+struct Made {
+    id: PathId,
+    spec: NvmePath,
+}
+
+/// A remote controller that was made, with its paths.
+struct Entry {
+    remote: Arc<Remote>,
+    spec: NvmeRemoteController,
+    paths: BTreeMap<String, Made>,
+}
+
+/// All remote controllers.
+pub(super) struct Remotes {
+    world: World,
+    /// Who this host is where a path does not say.
+    host: Uuid,
+    all: Mutex<BTreeMap<String, Entry>>,
+}
+
+impl Remotes {
+    /// None yet. Without a name for this host, one is made and kept.
+    pub(super) fn new(world: &World) -> Self {
+        let kept = world.keep.get(HOST_KEY);
+        let kept = kept.and_then(|bytes| Uuid::from_slice(&bytes).ok());
+        let host = kept.unwrap_or_else(|| {
+            let host = Uuid::new_v4();
+            let told = |stored: std::result::Result<(), String>| {
+                if let Err(error) = stored {
+                    tracing::warn!(error, "the name of this host cannot be kept");
+                }
+            };
+            let bytes = host.as_bytes().to_vec();
+            world.keep.put(HOST_KEY, Some(bytes), Box::new(told));
+            host
+        });
+        Self {
+            world: world.clone(),
+            host,
+            all: Mutex::default(),
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.all.lock().expect("no holder of the table panics")
+    }
+
+    /// A controller.
+    pub(super) fn remote(&self, name: &ResourceName) -> Option<Arc<Remote>> {
+        Some(self.all().get(name.as_str())?.remote.clone())
+    }
+
+    /// The controller that a path or a namespace belongs to.
+    pub(super) fn remote_of(&self, name: &ResourceName) -> Option<Arc<Remote>> {
+        self.remote(&name.parent()?)
+    }
+
+    /// What a path of this controller asks the array for.
+    fn wish(
+        &self,
+        controller: &NvmeRemoteController,
+        path: &NvmePath,
+        queues: u16,
+    ) -> Result<Wish> {
+        let fabrics = path.fabrics.clone().unwrap_or_default();
+        let (hostnqn, hostid) = self.host(&fabrics.hostnqn)?;
+        let names = super::association::Names {
+            subnqn: nqn(path::SUBNQN, &fabrics.subnqn)?,
+            hostnqn,
+            hostid,
+        };
+        let tcp = controller.tcp.clone().unwrap_or_default();
+        let depth = match controller.queue_size {
+            0 => DEPTH,
+            size => u16::try_from(size).unwrap_or(DEPTH),
+        };
+        Ok(Wish {
+            names,
+            times: Times::default(),
+            digests: Digests {
+                header: tcp.hdgst,
+                data: tcp.ddgst,
+            },
+            queues,
+            depth,
+        })
+    }
+
+    /// Host NQN and host identifier. One NQN always has the same identifier, so that an array
+    /// takes all paths with it for one host.
+    fn host(&self, hostnqn: &str) -> Result<(Nqn, [u8; 16])> {
+        if hostnqn.is_empty() {
+            let id = *self.host.as_bytes();
+            return Ok((Nqn::from_uuid(&id), id));
+        }
+        let name = nqn(path::HOSTNQN, hostnqn)?;
+        let own = name.as_str().rsplit_once(":uuid:");
+        let own = own.and_then(|(_, uuid)| Uuid::parse_str(uuid).ok());
+        let id = own.unwrap_or_else(|| Uuid::new_v5(&Uuid::NAMESPACE_URL, hostnqn.as_bytes()));
+        Ok((name, *id.as_bytes()))
+    }
+
+    /// Starts a path, and waits until it has connected or failed for the first time.
+    async fn start_path(
+        &self,
+        remote: &Arc<Remote>,
+        wish: Wish,
+        place: Place,
+        wait: bool,
+    ) -> PathId {
+        let id = remote.add_path(&self.world.reactors, wish, place);
+        if wait && let Some(path) = remote.path(id) {
+            path.tried.opened().await;
+        }
+        id
+    }
+
+    /// Ends a path, and waits until it has ended.
+    async fn stop_path(remote: &Remote, id: PathId) {
+        if let Some(path) = remote.path(id) {
+            path.mail.order(super::remote::Order::Stop);
+            path.ended.opened().await;
+        }
+    }
+}
+
+fn nqn(field: &str, text: &str) -> Result<Nqn> {
+    Nqn::parse(text).map_err(|e| Error::invalid(field, format!("{text:?} is no NQN: {e}")))
+}
+
+/// How paths are chosen. With one path there is nothing to choose.
+fn policy(spec: &NvmeRemoteController) -> Policy {
+    match spec.multipath() {
+        NvmeMultipath::Multipath => Policy::LeastDepth,
+        NvmeMultipath::Failover | NvmeMultipath::Disable | NvmeMultipath::Unspecified => {
+            Policy::Failover
+        }
+    }
+}

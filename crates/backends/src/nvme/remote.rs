@@ -1,0 +1,408 @@
+//! [`Remote`]: one remote controller: its paths, its rails, and what all threads know of it.
+
+use super::association::{Key, Loss, Shape, Times};
+use super::memory;
+use super::path::Condition;
+use super::path_actor::PathActor;
+use super::rail::Ticket;
+use super::rail_actor::RailActor;
+use super::routes::{Handle, PathId, Policy, Routes};
+use super::session::Wish;
+use super::socket::Place;
+use super::table::{Known, Table};
+use super::volume::{Outbox, RemoteVolume};
+use blk::{Counted, Identity, Io, Nanos, State, Stats, Tally, Volume};
+use engine::{Keep, Latch, Reactors, World};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::task::Waker;
+
+/// What a rail is told by lanes.
+pub(super) enum Post {
+    /// A lane was opened; its results go there.
+    Opened(u64, Arc<Outbox>),
+    /// It was dropped.
+    Dropped(u64),
+    /// An I/O.
+    Io(Ticket, Io),
+}
+
+/// The mail of a rail.
+#[derive(Default)]
+pub(super) struct RailBox {
+    posts: Mutex<Vec<Post>>,
+    waker: OnceLock<Waker>,
+}
+
+impl RailBox {
+    /// Tells the rail. It is woken with the first of a batch.
+    pub(super) fn post(&self, post: Post) {
+        let first = {
+            let mut posts = self.posts.lock().expect("no holder of the mail panics");
+            posts.push(post);
+            posts.len() == 1
+        };
+        if first {
+            self.wake();
+        }
+    }
+
+    pub(super) fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Takes all mail; `into` is empty and lends its memory.
+    pub(super) fn take(&self, into: &mut Vec<Post>) {
+        let mut posts = self.posts.lock().expect("no holder of the mail panics");
+        std::mem::swap(&mut *posts, into);
+    }
+
+    /// The rail is there; mail that came before is looked at at once.
+    pub(super) fn begin(&self, waker: Waker) {
+        let _ = self.waker.set(waker);
+    }
+}
+
+/// What a path is told.
+pub(super) enum Order {
+    /// An I/O queue of this association is lost.
+    Lost(u64, Loss),
+    /// ANA states may have changed.
+    CheckAna,
+    /// Give the association up, and connect anew, as asked for now.
+    Reset(Option<Wish>),
+    /// End.
+    Stop,
+}
+
+/// The mail of a path.
+#[derive(Default)]
+pub(super) struct PathBox {
+    orders: Mutex<Vec<Order>>,
+    waker: OnceLock<Waker>,
+}
+
+impl PathBox {
+    pub(super) fn order(&self, order: Order) {
+        self.orders.lock().expect("no holder panics").push(order);
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(super) fn take(&self) -> Vec<Order> {
+        std::mem::take(&mut *self.orders.lock().expect("no holder panics"))
+    }
+
+    pub(super) fn begin(&self, waker: Waker) {
+        let _ = self.waker.set(waker);
+    }
+}
+
+/// One path as the threads share it.
+pub(super) struct SharedPath {
+    pub(super) mail: PathBox,
+    pub(super) stats: Arc<Stats>,
+    pub(super) place: Place,
+    /// Associations made after the first.
+    pub(super) reconnects: AtomicU64,
+    /// Where its association is; I/O queues go to the same address.
+    pub(super) address: Mutex<Option<SocketAddr>>,
+    /// Opened once it has shown its namespaces or failed for the first time.
+    pub(super) tried: Latch,
+    /// Opened once its actor has ended.
+    pub(super) ended: Latch,
+}
+
+/// A namespace as users get it.
+struct Given {
+    volume: Arc<RemoteVolume>,
+    counted: Arc<dyn Volume>,
+    stats: Arc<Stats>,
+}
+
+struct Inner {
+    table: Table,
+    given: BTreeMap<Handle, Given>,
+    paths: BTreeMap<PathId, Arc<SharedPath>>,
+    next_path: u32,
+}
+
+/// A namespace, as the API shows it.
+pub(super) struct Namespace {
+    pub(super) id: String,
+    pub(super) nsid: u32,
+    pub(super) identity: Identity,
+    pub(super) state: State,
+    pub(super) stats: Tally,
+    pub(super) volume: Option<Arc<dyn Volume>>,
+}
+
+/// See the file's head.
+pub(super) struct Remote {
+    inner: Mutex<Inner>,
+    routes: Mutex<Arc<Routes>>,
+    /// Counts changes of `routes`.
+    version: AtomicU64,
+    rails: Arc<[Arc<RailBox>]>,
+    times: Times,
+    ended: AtomicBool,
+    keep: Arc<dyn Keep>,
+    /// Under which key namespaces are remembered.
+    key: String,
+}
+
+impl Remote {
+    /// A controller without paths, with so many rails: one on each of the first reactors.
+    pub(super) fn start(
+        world: &World,
+        name: &str,
+        rails: usize,
+        policy: Policy,
+        times: Times,
+    ) -> Arc<Self> {
+        let reactors = &world.reactors;
+        let count = rails.clamp(1, reactors.all().len());
+        let key = format!("nvme/remote/{name}");
+        let remembered = world.keep.get(&key).unwrap_or_default();
+        let remote = Arc::new(Self {
+            inner: Mutex::new(Inner {
+                table: Table::new(policy, times.loss),
+                given: BTreeMap::new(),
+                paths: BTreeMap::new(),
+                next_path: 0,
+            }),
+            routes: Mutex::default(),
+            version: AtomicU64::new(0),
+            rails: (0..count).map(|_| Arc::default()).collect(),
+            times,
+            ended: AtomicBool::new(false),
+            keep: world.keep.clone(),
+            key,
+        });
+        let remembered = memory::read(&remembered);
+        remote.change(|table| table.remember(remembered, engine::now()));
+        for (at, mail) in remote.rails.iter().enumerate() {
+            let (remote, mail) = (remote.clone(), mail.clone());
+            let qid = at as u16 + 1;
+            reactors.all()[at].spawn(move || Box::new(RailActor::new(remote, mail, qid)));
+        }
+        remote
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no holder of the table panics")
+    }
+
+    /// I/O queues wanted on each path.
+    pub(super) fn rails(&self) -> u16 {
+        self.rails.len() as u16
+    }
+
+    /// How long things may take.
+    pub(super) fn times(&self) -> Times {
+        self.times
+    }
+
+    /// Adds a path, which connects on its own from now on.
+    pub(super) fn add_path(
+        self: &Arc<Self>,
+        reactors: &Reactors,
+        wish: Wish,
+        place: Place,
+    ) -> PathId {
+        let stats: Arc<Stats> = Arc::default();
+        let shared = Arc::new(SharedPath {
+            mail: PathBox::default(),
+            stats: stats.clone(),
+            place,
+            reconnects: AtomicU64::new(0),
+            address: Mutex::new(None),
+            tried: Latch::default(),
+            ended: Latch::default(),
+        });
+        let id = {
+            let mut inner = self.inner();
+            let id = PathId(inner.next_path);
+            inner.next_path += 1;
+            inner.paths.insert(id, shared.clone());
+            id
+        };
+        self.change(|table| table.add(id, stats, engine::now()));
+        let remote = self.clone();
+        let actor = move || -> Box<dyn engine::Actor> {
+            Box::new(PathActor::new(remote, id, shared, wish))
+        };
+        reactors.least_loaded().spawn(actor);
+        id
+    }
+
+    /// A path, until its removal has ended.
+    pub(super) fn path(&self, id: PathId) -> Option<Arc<SharedPath>> {
+        self.inner().paths.get(&id).cloned()
+    }
+
+    /// All paths.
+    pub(super) fn paths(&self) -> Vec<Arc<SharedPath>> {
+        self.inner().paths.values().cloned().collect()
+    }
+
+    /// Has every path give up its association and connect anew.
+    pub(super) fn reset_paths(&self) {
+        for path in self.paths() {
+            path.mail.order(Order::Reset(None));
+        }
+    }
+
+    /// Whether any path serves; if not, why.
+    pub(super) fn state(&self) -> State {
+        self.inner().table.overall()
+    }
+
+    /// Told by the path's own actor as its last act.
+    pub(super) fn forget_path(&self, id: PathId) {
+        self.inner().paths.remove(&id);
+        self.change(|table| table.remove(id, engine::now()));
+    }
+
+    /// Ends it, once all I/O has ended. There are no paths any more.
+    pub(super) fn end(&self) {
+        self.keep.put(&self.key, None, Box::new(|_| {}));
+        self.ended.store(true, Ordering::Release);
+        self.rails.iter().for_each(|rail| rail.wake());
+    }
+
+    /// Whether the rails are to end.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Changes the table, and tells all who must know.
+    pub(super) fn change(&self, act: impl FnOnce(&mut Table)) {
+        let mut inner = self.inner();
+        let before = (inner.table.routes().clone(), inner.table.to_remember());
+        act(&mut inner.table);
+        if Arc::ptr_eq(&before.0, inner.table.routes()) {
+            return;
+        }
+        let remembered = inner.table.to_remember();
+        if remembered != before.1 {
+            let key = self.key.clone();
+            let told = move |stored: Result<(), String>| {
+                if let Err(error) = stored {
+                    tracing::warn!(
+                        key,
+                        error,
+                        "the namespaces of an array cannot be remembered"
+                    );
+                }
+            };
+            self.keep
+                .put(&self.key, Some(memory::write(&remembered)), Box::new(told));
+        }
+        *self.routes.lock().expect("no holder panics") = inner.table.routes().clone();
+        self.version.fetch_add(1, Ordering::Release);
+        let news = inner.publish(&self.rails);
+        drop(inner);
+        self.rails.iter().for_each(|rail| rail.wake());
+        for (volume, shape, state) in news {
+            volume.set(shape.as_ref(), &state);
+        }
+    }
+
+    /// Forgets namespaces that the array has no more and that nobody uses.
+    pub(super) fn forget_unused(&self) {
+        let used: Vec<Handle> = {
+            let mut inner = self.inner();
+            let used = inner
+                .given
+                .iter()
+                .filter(|(_, given)| Arc::strong_count(&given.counted) > 1);
+            let used = used.map(|(handle, _)| *handle).collect();
+            let known: Vec<Handle> = inner.table.namespaces().map(|(_, k)| k.handle).collect();
+            inner.given.retain(|handle, _| known.contains(handle));
+            used
+        };
+        self.change(|table| table.forget(|handle| used.contains(&handle), engine::now()));
+    }
+
+    /// The first rail, which has a queue on every path that serves.
+    pub(super) fn first_rail(&self) -> &RailBox {
+        &self.rails[0]
+    }
+
+    /// The routes, if they are not those of `version`, which is brought up to date.
+    pub(super) fn routes_since(&self, version: &mut u64) -> Option<Arc<Routes>> {
+        let now = self.version.load(Ordering::Acquire);
+        if now == *version {
+            return None;
+        }
+        *version = now;
+        Some(self.routes.lock().expect("no holder panics").clone())
+    }
+
+    /// When the table has something to do.
+    pub(super) fn deadline(&self) -> Option<Nanos> {
+        self.inner().table.deadline()
+    }
+
+    /// How a path is doing.
+    pub(super) fn condition(&self, id: PathId) -> Option<Condition> {
+        self.inner().table.condition(id).cloned()
+    }
+
+    /// The namespaces that are known.
+    pub(super) fn namespaces(&self) -> Vec<Namespace> {
+        let inner = self.inner();
+        let one = |(key, known): (&Key, &Known)| {
+            let given = inner.given.get(&known.handle);
+            Namespace {
+                id: known.id.clone(),
+                nsid: known.nsid,
+                identity: key.identity(),
+                state: known.state.clone(),
+                stats: given.map(|given| given.stats.tally()).unwrap_or_default(),
+                volume: given.map(|given| given.counted.clone()),
+            }
+        };
+        inner.table.namespaces().map(one).collect()
+    }
+
+    /// One of them.
+    pub(super) fn namespace(&self, id: &str) -> Option<Namespace> {
+        self.namespaces().into_iter().find(|one| one.id == id)
+    }
+}
+
+impl Inner {
+    /// Makes volumes for new namespaces; returns what the volumes are to take over.
+    fn publish(
+        &mut self,
+        rails: &Arc<[Arc<RailBox>]>,
+    ) -> Vec<(Arc<RemoteVolume>, Option<Shape>, State)> {
+        let mut news = Vec::new();
+        for (_, known) in self.table.namespaces() {
+            if let Ok(shape) = &known.shape {
+                self.given.entry(known.handle).or_insert_with(|| {
+                    let volume = Arc::new(RemoteVolume::new(known.handle, rails.clone(), shape));
+                    let stats: Arc<Stats> = Arc::default();
+                    let counted = Arc::new(Counted::new(volume.clone(), stats.clone()));
+                    Given {
+                        volume,
+                        counted,
+                        stats,
+                    }
+                });
+            }
+            if let Some(given) = self.given.get(&known.handle) {
+                let shape = known.shape.as_ref().ok().copied();
+                news.push((given.volume.clone(), shape, known.state.clone()));
+            }
+        }
+        news
+    }
+}

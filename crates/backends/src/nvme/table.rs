@@ -1,0 +1,374 @@
+//! [`Table`]: what is known of one remote array over all paths, and the routes that follow.
+
+use super::association::{Association, Found, Key, Shape, rank};
+use super::memory::Remembered;
+use super::path::Condition;
+use super::routes::{Handle, LivePath, PathId, Policy, Route, Routes, Way};
+use blk::{Nanos, State, Stats};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use wire::nvme::log::{AnaGroup, AnaState};
+
+/// One path as the table knows it.
+struct Entry {
+    /// The association, while there is one.
+    live: Option<(u64, Arc<Association>)>,
+    condition: Condition,
+    /// The namespaces that it showed last, also while it is lost.
+    found: Vec<Found>,
+    /// The ANA groups; empty where the array has none.
+    groups: Vec<AnaGroup>,
+    stats: Arc<Stats>,
+}
+
+/// One namespace, over all paths.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) handle: Handle,
+    /// How the API calls it.
+    pub(super) id: String,
+    pub(super) nsid: u32,
+    /// Size and identity, as told last; or why it cannot be used.
+    pub(super) shape: Result<Shape, String>,
+    pub(super) state: State,
+    /// A path has shown it since the server was started.
+    seen: bool,
+}
+
+/// See the file's head.
+pub(super) struct Table {
+    policy: Policy,
+    /// How long I/O waits without a path.
+    loss: Nanos,
+    paths: BTreeMap<PathId, Entry>,
+    known: BTreeMap<Key, Known>,
+    next_handle: u32,
+    /// Since when no path serves.
+    lost_since: Option<Nanos>,
+    hopeless: bool,
+    routes: Arc<Routes>,
+}
+
+impl Table {
+    /// A table without paths.
+    pub(super) fn new(policy: Policy, loss: Nanos) -> Self {
+        Self {
+            policy,
+            loss,
+            paths: BTreeMap::new(),
+            known: BTreeMap::new(),
+            next_handle: 0,
+            lost_since: None,
+            hopeless: false,
+            routes: Arc::default(),
+        }
+    }
+
+    /// Takes over what was known of the namespaces before the server was started.
+    pub(super) fn remember(&mut self, all: Vec<Remembered>, now: Nanos) {
+        for one in all {
+            let handle = Handle(self.next_handle);
+            self.next_handle += 1;
+            let known = Known {
+                handle,
+                id: one.id,
+                nsid: one.nsid,
+                shape: Ok(one.shape),
+                state: State::Online,
+                seen: false,
+            };
+            self.known.insert(one.key, known);
+        }
+        self.settle(now);
+    }
+
+    /// What is to be remembered.
+    pub(super) fn to_remember(&self) -> Vec<Remembered> {
+        let all = self.known.iter().filter_map(|(key, known)| {
+            Some(Remembered {
+                key: key.clone(),
+                id: known.id.clone(),
+                nsid: known.nsid,
+                shape: *known.shape.as_ref().ok()?,
+            })
+        });
+        all.collect()
+    }
+
+    /// The routes as they are.
+    pub(super) fn routes(&self) -> &Arc<Routes> {
+        &self.routes
+    }
+
+    /// The namespaces, those too that the array has no more but that somebody may still use.
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = (&Key, &Known)> {
+        self.known.iter()
+    }
+
+    /// How a path is doing.
+    pub(super) fn condition(&self, id: PathId) -> Option<&Condition> {
+        self.paths.get(&id).map(|path| &path.condition)
+    }
+
+    /// Online if any path serves; without paths there is nothing that could fail.
+    pub(super) fn overall(&self) -> State {
+        let live = self.paths.values().any(|path| path.live.is_some());
+        match live || self.paths.is_empty() {
+            true => State::Online,
+            false => State::Offline(self.why()),
+        }
+    }
+
+    /// Why paths do not serve.
+    fn why(&self) -> String {
+        let lost = self.paths.values().find_map(|path| match &path.condition {
+            Condition::Lost(why) => Some(why.clone()),
+            Condition::New | Condition::Live => None,
+        });
+        let otherwise = match self.paths.is_empty() {
+            true => "there is none",
+            false => "it is being connected",
+        };
+        lost.unwrap_or_else(|| otherwise.to_owned())
+    }
+
+    /// Chooses paths in another way from now on.
+    pub(super) fn set_policy(&mut self, policy: Policy, now: Nanos) {
+        self.policy = policy;
+        self.settle(now);
+    }
+
+    /// A path was added.
+    pub(super) fn add(&mut self, id: PathId, stats: Arc<Stats>, now: Nanos) {
+        let entry = Entry {
+            live: None,
+            condition: Condition::New,
+            found: Vec::new(),
+            groups: Vec::new(),
+            stats,
+        };
+        self.paths.insert(id, entry);
+        self.settle(now);
+    }
+
+    /// A path was removed.
+    pub(super) fn remove(&mut self, id: PathId, now: Nanos) {
+        self.paths.remove(&id);
+        self.settle(now);
+    }
+
+    /// A path has an association.
+    pub(super) fn ready(&mut self, id: PathId, epoch: u64, made: Association, now: Nanos) {
+        if let Some(path) = self.paths.get_mut(&id) {
+            path.live = Some((epoch, Arc::new(made)));
+            path.condition = Condition::Live;
+            self.settle(now);
+        }
+    }
+
+    /// A path shows these namespaces, and no others.
+    pub(super) fn found(&mut self, id: PathId, found: Vec<Found>, now: Nanos) {
+        if let Some(path) = self.paths.get_mut(&id) {
+            path.found = found;
+            self.settle(now);
+        }
+    }
+
+    /// A path has these ANA groups.
+    pub(super) fn ana(&mut self, id: PathId, groups: Vec<AnaGroup>, now: Nanos) {
+        if let Some(path) = self.paths.get_mut(&id) {
+            path.groups = groups;
+            self.settle(now);
+        }
+    }
+
+    /// A path has no association, for the reason given.
+    pub(super) fn lost(&mut self, id: PathId, why: String, now: Nanos) {
+        if let Some(path) = self.paths.get_mut(&id) {
+            path.live = None;
+            path.condition = Condition::Lost(why);
+            self.settle(now);
+        }
+    }
+
+    /// When [`Table::expire`] has something to do.
+    pub(super) fn deadline(&self) -> Option<Nanos> {
+        let since = self.lost_since.filter(|_| !self.hopeless)?;
+        Some(since + self.loss)
+    }
+
+    /// Gives I/O up once no path has served for too long.
+    pub(super) fn expire(&mut self, now: Nanos) {
+        if self.deadline().is_some_and(|at| at <= now) {
+            self.settle(now);
+        }
+    }
+
+    /// Works out namespaces and routes anew.
+    fn settle(&mut self, now: Nanos) {
+        let live = self.paths.values().any(|path| path.live.is_some());
+        self.lost_since = match live {
+            true => None,
+            false => Some(self.lost_since.unwrap_or(now)),
+        };
+        let lost_for = self.lost_since.map(|since| now.since(since));
+        self.hopeless = lost_for.is_some_and(|time| time >= self.loss);
+        self.recognise();
+        let mut namespaces: Vec<Route> = Vec::new();
+        let mut states = Vec::new();
+        for (key, known) in &self.known {
+            let ways = self.ways(key);
+            states.push((key.clone(), self.state(known, &ways)));
+            if let Ok(shape) = known.shape {
+                namespaces.push(Route {
+                    handle: known.handle,
+                    shape,
+                    ways,
+                });
+            }
+        }
+        for (key, state) in states {
+            if let Some(known) = self.known.get_mut(&key) {
+                known.state = state;
+            }
+        }
+        namespaces.sort_by_key(|route| route.handle);
+        let live = self.paths.iter().filter_map(|(id, path)| {
+            let (epoch, association) = path.live.clone()?;
+            Some(LivePath {
+                id: *id,
+                epoch,
+                association,
+                stats: path.stats.clone(),
+            })
+        });
+        self.routes = Arc::new(Routes {
+            policy: self.policy,
+            paths: live.collect(),
+            namespaces,
+            hopeless: self.hopeless,
+        });
+    }
+
+    /// Brings what is known of the namespaces up to what the paths show. Where paths differ, one
+    /// that serves now is right.
+    fn recognise(&mut self) {
+        let mut paths: Vec<&Entry> = self.paths.values().collect();
+        paths.sort_by_key(|path| path.live.is_some());
+        for found in paths.into_iter().flat_map(|path| &path.found) {
+            if let Some(known) = self.known.get_mut(&found.key) {
+                known.nsid = found.nsid;
+                known.seen = true;
+                known.shape = changed(&known.shape, &found.shape);
+                continue;
+            }
+            let mut id = format!("n{}", found.nsid);
+            // Paths to different subsystems may use one number for different namespaces.
+            let mut next = 2;
+            while self.known.values().any(|known| known.id == id) {
+                id = format!("n{}-{next}", found.nsid);
+                next += 1;
+            }
+            let handle = Handle(self.next_handle);
+            self.next_handle += 1;
+            let known = Known {
+                handle,
+                id,
+                nsid: found.nsid,
+                shape: found.shape.clone(),
+                state: State::Online,
+                seen: true,
+            };
+            self.known.insert(found.key.clone(), known);
+        }
+    }
+
+    fn ways(&self, key: &Key) -> Vec<Way> {
+        let of = |(id, path): (&PathId, &Entry)| {
+            let found = path.found.iter().find(|found| found.key == *key)?;
+            Some(Way {
+                path: *id,
+                nsid: found.nsid,
+                state: path.state_of(found),
+            })
+        };
+        self.paths.iter().filter_map(of).collect()
+    }
+
+    fn state(&self, known: &Known, ways: &[Way]) -> State {
+        if let Err(why) = &known.shape {
+            return State::Offline(why.clone());
+        }
+        if ways.is_empty() {
+            let live = self.paths.values().any(|path| path.live.is_some());
+            return State::Offline(match live || known.seen {
+                true => "the array has it no more".to_owned(),
+                false => format!("no path to it works: {}", self.why()),
+            });
+        }
+        let mut reason = None;
+        for way in ways {
+            let Some(path) = self.paths.get(&way.path) else {
+                continue;
+            };
+            match (&path.live, &path.condition) {
+                (Some(_), _) if rank(way.state).is_some() => return State::Online,
+                (Some(_), _) => {
+                    reason = Some(format!("the array says: {:?}", way.state).to_lowercase());
+                }
+                (None, Condition::Lost(why)) => {
+                    reason.get_or_insert_with(|| why.clone());
+                }
+                (None, _) => {}
+            }
+        }
+        let reason = reason.unwrap_or_else(|| "it is being connected".to_owned());
+        State::Offline(format!("no path to it works: {reason}"))
+    }
+
+    /// Forgets namespaces that no path shows and that `is_used` does not know of.
+    pub(super) fn forget(&mut self, is_used: impl Fn(Handle) -> bool, now: Nanos) {
+        // What no path could show yet may still be there.
+        if self.paths.values().any(|path| path.live.is_none()) {
+            return;
+        }
+        let shown = |key: &Key| {
+            let mut found = self.paths.values().flat_map(|path| &path.found);
+            found.any(|found| found.key == *key)
+        };
+        let gone: Vec<Key> = self
+            .known
+            .iter()
+            .filter(|(key, known)| !shown(key) && !is_used(known.handle))
+            .map(|(key, _)| key.clone())
+            .collect();
+        if !gone.is_empty() {
+            self.known.retain(|key, _| !gone.contains(key));
+            self.settle(now);
+        }
+    }
+}
+
+/// A shape that replaces another; its generation tells users of the first that it changed.
+fn changed(old: &Result<Shape, String>, new: &Result<Shape, String>) -> Result<Shape, String> {
+    let (Ok(old), Ok(new)) = (old, new) else {
+        return new.clone();
+    };
+    let mut new = *new;
+    new.geometry.generation = old.geometry.generation;
+    if new != *old {
+        new.geometry.generation += 1;
+    }
+    Ok(new)
+}
+
+impl Entry {
+    fn state_of(&self, found: &Found) -> AnaState {
+        if self.groups.is_empty() || found.ana_group == 0 {
+            return AnaState::Optimized;
+        }
+        let group = self.groups.iter().find(|group| group.id == found.ana_group);
+        // A group that the log page does not name yet is about to be there.
+        group.map_or(AnaState::Change, |group| group.state)
+    }
+}
