@@ -1,0 +1,370 @@
+//! Remote namespaces: our initiator on our own target, which real hosts and arrays are tested
+//! against elsewhere.
+
+use crate::site::{Kept, Site, free_port, until};
+use api::storage::v1::nvme_controller_spec::Endpoint;
+use api::storage::v1::{
+    FabricsEndpoint, FabricsPath, MallocVolume, NvmeAddressFamily, NvmeController,
+    NvmeControllerSpec, NvmeMultipath, NvmeNamespace, NvmeNamespaceSpec, NvmePath,
+    NvmeRemoteController, NvmeRemoteNamespace, NvmeSubsystem, NvmeSubsystemSpec, NvmeTransportType,
+    TcpController,
+};
+use blk::testkit::{Profile, SimHome, conformance, run};
+use blk::{Io, IoBuf, Lba, Op, State, Volume};
+use std::sync::Arc;
+
+const NQN: &str = "nqn.2026-01.org.example:array";
+const BASE: &str = "spec.volume_name_ref";
+const REMOTE: &str = "nvmeRemoteControllers/rc";
+
+/// An array: a subsystem of our own front end with so many listeners.
+struct Array {
+    site: Site,
+    ports: Vec<u16>,
+}
+
+impl Array {
+    fn start(listeners: usize) -> Self {
+        let site = Site::new();
+        let spec = NvmeSubsystemSpec {
+            nqn: NQN.to_owned(),
+            ..NvmeSubsystemSpec::default()
+        };
+        let subsystem = NvmeSubsystem {
+            spec: Some(spec),
+            ..NvmeSubsystem::default()
+        };
+        site.make("nvmeSubsystems/s0", &subsystem);
+        let mut array = Self {
+            site,
+            ports: Vec::new(),
+        };
+        for _ in 0..listeners {
+            array.ports.push(free_port());
+            array.listen(array.ports.len() - 1);
+        }
+        array
+    }
+
+    fn listen(&self, listener: usize) {
+        let endpoint = FabricsEndpoint {
+            traddr: "127.0.0.1".to_owned(),
+            trsvcid: self.ports[listener].to_string(),
+            adrfam: NvmeAddressFamily::Ipv4.into(),
+        };
+        let spec = NvmeControllerSpec {
+            trtype: NvmeTransportType::Tcp.into(),
+            endpoint: Some(Endpoint::FabricsId(endpoint)),
+            ..NvmeControllerSpec::default()
+        };
+        let controller = NvmeController {
+            spec: Some(spec),
+            ..NvmeController::default()
+        };
+        self.site.make(
+            &format!("nvmeSubsystems/s0/nvmeControllers/c{listener}"),
+            &controller,
+        );
+    }
+
+    fn close(&self, listener: usize) {
+        self.site
+            .delete(&format!("nvmeSubsystems/s0/nvmeControllers/c{listener}"));
+    }
+
+    /// Makes namespace `nsid` on a memory volume of its own.
+    fn add(&self, nsid: i32, block_size: i64, blocks_count: i64, metadata_size: i64) {
+        let volume = format!("mallocVolumes/m{nsid}");
+        let spec = MallocVolume {
+            block_size,
+            blocks_count,
+            metadata_size,
+            ..MallocVolume::default()
+        };
+        self.site.make(&volume, &spec);
+        let spec = NvmeNamespaceSpec {
+            volume_name_ref: volume.clone(),
+            host_nsid: nsid,
+            ..NvmeNamespaceSpec::default()
+        };
+        let namespace = NvmeNamespace {
+            spec: Some(spec),
+            ..NvmeNamespace::default()
+        };
+        let below = self.site.volume(&volume).unwrap();
+        let name = format!("nvmeSubsystems/s0/nvmeNamespaces/n{nsid}");
+        self.site
+            .try_make(&name, &namespace, &[(BASE, below)], false)
+            .unwrap();
+    }
+
+    fn remove(&self, nsid: i32) {
+        self.site
+            .delete(&format!("nvmeSubsystems/s0/nvmeNamespaces/n{nsid}"));
+        self.site.delete(&format!("mallocVolumes/m{nsid}"));
+    }
+}
+
+fn controller(digests: bool) -> NvmeRemoteController {
+    NvmeRemoteController {
+        multipath: NvmeMultipath::Multipath.into(),
+        tcp: Some(TcpController {
+            hdgst: digests,
+            ddgst: digests,
+            ..TcpController::default()
+        }),
+        ..NvmeRemoteController::default()
+    }
+}
+
+fn path(port: u16) -> NvmePath {
+    NvmePath {
+        trtype: NvmeTransportType::Tcp.into(),
+        traddr: "127.0.0.1".to_owned(),
+        fabrics: Some(FabricsPath {
+            trsvcid: port.into(),
+            subnqn: NQN.to_owned(),
+            adrfam: NvmeAddressFamily::Ipv4.into(),
+            ..FabricsPath::default()
+        }),
+        ..NvmePath::default()
+    }
+}
+
+fn path_name(number: usize) -> String {
+    format!("{REMOTE}/nvmePaths/p{number}")
+}
+
+fn namespace(nsid: i32) -> String {
+    format!("{REMOTE}/nvmeRemoteNamespaces/n{nsid}")
+}
+
+/// An xPU with a path to each listener of the array.
+fn xpu(array: &Array, digests: bool) -> Site {
+    let site = Site::new();
+    site.make(REMOTE, &controller(digests));
+    for (number, port) in array.ports.iter().enumerate() {
+        site.make(&path_name(number), &path(*port));
+    }
+    site
+}
+
+fn write(volume: &Arc<dyn Volume>, byte: u8) -> Result<(), blk::IoError> {
+    let mut lane = volume.open_lane(&mut SimHome::default());
+    run(
+        &mut *lane,
+        Io::new(Op::Write, Lba(0), 1, IoBuf::from_slice(&[byte; 4096]), 1),
+    )
+    .result
+}
+
+fn read(volume: &Arc<dyn Volume>) -> Vec<u8> {
+    let mut lane = volume.open_lane(&mut SimHome::default());
+    let done = run(&mut *lane, Io::new(Op::Read, Lba(0), 1, IoBuf::empty(), 1));
+    assert_eq!(done.result, Ok(()));
+    done.buf.to_vec()
+}
+
+#[test]
+fn a_remote_namespace_behaves_like_memory() {
+    for (digests, block, metadata) in [(false, 4096, 0), (true, 512, 0), (false, 512, 8)] {
+        let array = Array::start(2);
+        let xpu = xpu(&array, digests);
+        let mut nsid = 0;
+        let mut make = || {
+            nsid += 1;
+            array.add(nsid, block, 2048, metadata);
+            // The array tells of it, on either path.
+            until("finding a namespace", || {
+                xpu.volume(&namespace(nsid)).is_some()
+            });
+            let volume = xpu.volume(&namespace(nsid)).unwrap();
+            until("reaching a namespace", || volume.state() == State::Online);
+            volume
+        };
+        let profile = Profile {
+            steps: 500,
+            ..Profile::default()
+        };
+        conformance(&mut make, profile);
+    }
+}
+
+#[test]
+fn namespaces_are_listed_as_the_array_has_them() {
+    let array = Array::start(1);
+    array.add(3, 4096, 100, 0);
+    let xpu = xpu(&array, false);
+    // A path that is made has shown what is there.
+    let found = xpu.discovered::<NvmeRemoteNamespace>(REMOTE);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let (id, first) = &found[0];
+    assert_eq!((id.as_str(), first.nsid), ("n3", 3));
+    assert_eq!(first.uuid.len(), 36, "{first:?}");
+    let volume = xpu.volume(&namespace(3)).unwrap();
+    assert_eq!(
+        (volume.geometry().block_bytes, volume.geometry().blocks),
+        (4096, 100)
+    );
+
+    array.remove(3);
+    until("losing a namespace", || {
+        matches!(volume.state(), State::Offline(_))
+    });
+    let mut lane = volume.open_lane(&mut SimHome::default());
+    let done = run(&mut *lane, Io::new(Op::Read, Lba(0), 1, IoBuf::empty(), 1));
+    assert_eq!(done.result, Err(blk::IoError::Offline));
+}
+
+#[test]
+fn io_goes_on_while_listeners_come_and_go() {
+    let array = Array::start(2);
+    array.add(1, 4096, 100, 0);
+    let xpu = xpu(&array, false);
+    let volume = xpu.volume(&namespace(1)).unwrap();
+    for round in 0..4_u8 {
+        let listener = usize::from(round % 2);
+        array.close(listener);
+        let name = path_name(listener);
+        until("losing a path", || xpu.trouble::<NvmePath>(&name).is_some());
+        assert_eq!(volume.state(), State::Online);
+        assert_eq!(write(&volume, round), Ok(()));
+        assert_eq!(read(&volume), [round; 4096]);
+        array.listen(listener);
+        until("a path's return", || {
+            xpu.trouble::<NvmePath>(&name).is_none()
+        });
+    }
+    let tally = xpu.observe::<NvmeRemoteController>(REMOTE).stats.unwrap();
+    assert!(tally.op(Op::Write).ops >= 4, "{:?}", tally.op(Op::Write));
+}
+
+#[test]
+fn a_reset_connects_anew_and_loses_nothing() {
+    let array = Array::start(1);
+    array.add(1, 4096, 100, 0);
+    let xpu = xpu(&array, false);
+    let volume = xpu.volume(&namespace(1)).unwrap();
+    assert_eq!(write(&volume, 9), Ok(()));
+    xpu.reset(REMOTE);
+    assert_eq!(read(&volume), [9; 4096]);
+    assert_eq!(xpu.trouble::<NvmePath>(&path_name(0)), None);
+}
+
+#[test]
+fn what_stands_on_a_remote_namespace_has_its_size_before_the_array_is_reached() {
+    let array = Array::start(1);
+    array.add(1, 512, 77, 0);
+    let kept = Arc::new(Kept::default());
+    {
+        let before = Site::with(kept.clone());
+        before.make(REMOTE, &controller(false));
+        before.make(&path_name(0), &path(array.ports[0]));
+        assert!(before.volume(&namespace(1)).is_some());
+    }
+    array.close(0);
+    let after = Site::with(kept);
+    after
+        .try_make(REMOTE, &controller(false), &[], true)
+        .unwrap();
+    after
+        .try_make(&path_name(0), &path(array.ports[0]), &[], true)
+        .unwrap();
+    let volume = after.volume(&namespace(1)).unwrap();
+    assert_eq!(
+        (volume.geometry().block_bytes, volume.geometry().blocks),
+        (512, 77)
+    );
+    let State::Offline(why) = volume.state() else {
+        panic!("the array cannot be reached");
+    };
+    assert!(why.contains("no path"), "{why}");
+    array.listen(0);
+    until("the array's return", || volume.state() == State::Online);
+}
+
+#[test]
+fn an_array_that_cannot_be_had_is_kept_and_says_why() {
+    let array = Array::start(1);
+    let site = Site::new();
+    site.make(REMOTE, &controller(false));
+    let mut wrong = path(array.ports[0]);
+    wrong.fabrics.as_mut().unwrap().subnqn = "nqn.2026-01.org.example:nobody".to_owned();
+    let mut nowhere = path(array.ports[0]);
+    nowhere.traddr = "no-such-host.invalid".to_owned();
+    for (number, spec, hint) in [
+        (0, wrong, "Connect was refused"),
+        (1, path(free_port()), "refused"),
+        (2, nowhere, "no address"),
+    ] {
+        let name = path_name(number);
+        site.make(&name, &spec);
+        let why = site.trouble::<NvmePath>(&name).unwrap_or_default();
+        assert!(why.contains(hint), "{why}");
+        site.delete(&name);
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_the_field() {
+    let site = Site::new();
+    let refused = |spec: &NvmePath, hint: &str| {
+        let error = site.try_make(&path_name(0), spec, &[], false).unwrap_err();
+        assert!(error.message.contains(hint), "{}", error.message);
+    };
+    let good = path(4420);
+    let mut fabrics = good.fabrics.clone().unwrap();
+    fabrics.trsvcid = 0;
+    let with = |fabrics: FabricsPath| NvmePath {
+        fabrics: Some(fabrics),
+        ..good.clone()
+    };
+    refused(&with(fabrics.clone()), "trsvcid");
+    fabrics.trsvcid = 4420;
+    fabrics.subnqn = "no name".to_owned();
+    refused(&with(fabrics.clone()), "subnqn");
+    fabrics.subnqn = "nqn.2014-08.org.nvmexpress.discovery".to_owned();
+    refused(&with(fabrics.clone()), "discovery");
+    fabrics.subnqn = NQN.to_owned();
+    fabrics.adrfam = NvmeAddressFamily::Ipv6.into();
+    refused(&with(fabrics.clone()), "adrfam");
+    fabrics.adrfam = NvmeAddressFamily::Ipv4.into();
+    fabrics.source_traddr = "::1".to_owned();
+    refused(&with(fabrics), "source_traddr");
+    for transport in [NvmeTransportType::Rdma, NvmeTransportType::Fc] {
+        let spec = NvmePath {
+            trtype: transport.into(),
+            ..good.clone()
+        };
+        refused(&spec, transport.as_str_name());
+    }
+    let secret = NvmeRemoteController {
+        tcp: Some(TcpController {
+            psk: b"secret".to_vec(),
+            ..TcpController::default()
+        }),
+        ..controller(false)
+    };
+    let error = site.try_make(REMOTE, &secret, &[], false).unwrap_err();
+    assert!(
+        error.message.contains("psk") && !error.message.contains("secret"),
+        "{}",
+        error.message
+    );
+}
+
+#[test]
+fn without_multipath_there_is_one_path() {
+    let array = Array::start(2);
+    let site = Site::new();
+    let spec = NvmeRemoteController {
+        multipath: NvmeMultipath::Disable.into(),
+        ..controller(false)
+    };
+    site.make(REMOTE, &spec);
+    site.make(&path_name(0), &path(array.ports[0]));
+    let error = site
+        .try_make(&path_name(1), &path(array.ports[1]), &[], false)
+        .unwrap_err();
+    assert!(error.message.contains(&path_name(0)), "{}", error.message);
+}

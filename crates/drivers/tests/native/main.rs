@@ -1,0 +1,5 @@
+//! The native platform as a whole: its back end on its own front end, over real sockets.
+#![allow(clippy::unwrap_used)]
+
+mod chain;
+mod site;

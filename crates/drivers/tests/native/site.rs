@@ -1,0 +1,175 @@
+//! A native platform without a server: resources are made by calling handlers.
+
+use api::error::Result;
+use api::handler::{Erased, Handlers, Health, Job, Observed, Resource};
+use api::names::ResourceName;
+use blk::Volume;
+use engine::{Keep, KeepDone, Latch, Options, Reactors, World};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::TcpListener;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+/// How long anything may take on a slow machine; past it something hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is kept, in memory.
+#[derive(Default)]
+pub(crate) struct Kept(Mutex<BTreeMap<String, Vec<u8>>>);
+
+impl Keep for Kept {
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
+        self.0.lock().unwrap().get(key).cloned()
+    }
+
+    fn put(&self, key: &str, value: Option<Vec<u8>>, done: KeepDone) {
+        let mut kept = self.0.lock().unwrap();
+        match value {
+            Some(value) => drop(kept.insert(key.to_owned(), value)),
+            None => drop(kept.remove(key)),
+        }
+        drop(kept);
+        done(Ok(()));
+    }
+}
+
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(answer) => return answer,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "{what} takes too long");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A port of the loopback address that is free now.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// A platform with its reactors.
+pub(crate) struct Site {
+    handlers: Handlers,
+}
+
+impl Site {
+    pub(crate) fn new() -> Self {
+        Self::with(Arc::new(Kept::default()))
+    }
+
+    /// A platform that remembers what an earlier one kept.
+    pub(crate) fn with(keep: Arc<Kept>) -> Self {
+        let restored = Arc::new(Latch::default());
+        restored.open();
+        let options = Options {
+            backend: engine::Backend::Auto,
+            ..Options::default()
+        };
+        let world = World {
+            reactors: Reactors::start(&options).unwrap(),
+            keep,
+            restored,
+        };
+        let handlers = drivers::platform("native", &world).unwrap();
+        Self { handlers }
+    }
+
+    fn handler(&self, name: &str) -> (ResourceName, Arc<dyn Erased>) {
+        let name = ResourceName::parse(name, "name").unwrap();
+        let handler = self.handlers.of(&name.kind().collection).unwrap();
+        (name, handler)
+    }
+
+    /// Makes a resource on these volumes, by the fields that refer to them.
+    pub(crate) fn try_make<R: Resource>(
+        &self,
+        name: &str,
+        spec: &R,
+        volumes: &[(&str, Arc<dyn Volume>)],
+        replay: bool,
+    ) -> Result<R> {
+        let (name, handler) = self.handler(name);
+        let spec = spec.encode_to_vec();
+        handler.admit(&name, &spec, None)?;
+        let volumes = volumes
+            .iter()
+            .map(|(field, v)| ((*field).to_owned(), v.clone()));
+        let job = Job {
+            name,
+            replay,
+            volumes: volumes.collect(),
+        };
+        let made = block_on(handler.create(job, spec))?;
+        Ok(R::decode(&made[..]).unwrap())
+    }
+
+    #[track_caller]
+    pub(crate) fn make<R: Resource>(&self, name: &str, spec: &R) -> R {
+        self.try_make(name, spec, &[], false).unwrap()
+    }
+
+    pub(crate) fn delete(&self, name: &str) {
+        let (name, handler) = self.handler(name);
+        block_on(handler.delete(name)).unwrap();
+    }
+
+    pub(crate) fn reset(&self, name: &str) {
+        let (name, handler) = self.handler(name);
+        block_on(handler.reset(name)).unwrap();
+    }
+
+    pub(crate) fn volume(&self, name: &str) -> Option<Arc<dyn Volume>> {
+        let (name, handler) = self.handler(name);
+        handler.volume(&name)
+    }
+
+    /// The discovered resources below a parent.
+    pub(crate) fn discovered<R: Resource>(&self, parent: &str) -> Vec<(String, R)> {
+        let parent = ResourceName::parse(parent, "name").unwrap();
+        let handler = self.handlers.of(R::COLLECTION).unwrap();
+        let found = handler.discovered(&parent).into_iter();
+        found
+            .map(|(id, bytes)| (id, R::decode(&bytes[..]).unwrap()))
+            .collect()
+    }
+
+    pub(crate) fn observe<R: Resource>(&self, name: &str) -> Observed {
+        let (name, handler) = self.handler(name);
+        handler
+            .observe(&name, &R::default().encode_to_vec())
+            .unwrap()
+            .1
+    }
+
+    /// Why a resource does not serve; `None` if it does.
+    pub(crate) fn trouble<R: Resource>(&self, name: &str) -> Option<String> {
+        match self.observe::<R>(name).health {
+            Health::Online => None,
+            Health::Offline(why) => Some(why),
+        }
+    }
+}
