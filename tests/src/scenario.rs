@@ -183,6 +183,40 @@ fio --name=verify --filename=$disk --direct=1 --ioengine=libaio --iodepth=32 --n
     )
 }
 
+/// Starts writing and verifying in the background, over and over, until `/run/stop` appears.
+#[must_use]
+pub fn start_verifying(nqn: &str, nsid: u32) -> String {
+    format!(
+        "set -e; disk=$(wait_disk {nqn} {nsid})
+cd /run; rm -f stop verified rounds; touch rounds
+(
+  while [ ! -e /run/stop ]; do
+    fio --name=verify --filename=$disk --direct=1 --ioengine=libaio --iodepth=16 --numjobs=2 \
+      --rw=randwrite --bssplit=4k/70:16k/20:128k/10 --size=2M --offset_increment=16M \
+      --verify=crc32c --verify_fatal=1 --do_verify=1 --verify_backlog=128 \
+      --randseed=$((77 + $(wc -l </run/rounds))) --group_reporting --eta=never >/run/fio.log 2>&1 ||
+      {{ echo failed >/run/verified; exit 1; }}
+    echo round >>/run/rounds
+  done
+  echo ended >/run/verified
+) >/dev/null 2>&1 &
+until_ok 60 test -s /run/rounds
+echo started"
+    )
+}
+
+/// Waits until [`start_verifying`] has gone round once more from here.
+pub const VERIFIED_MORE: &str = "rounds() { wc -l </run/rounds; }
+before=$(rounds)
+more() { [ $(rounds) -gt $((before + 1)) ] || [ -e /run/verified ]; }
+until_ok 100 more
+[ ! -e /run/verified ] || { cat /run/fio.log; false; }";
+
+/// Ends [`start_verifying`], and fails if anything was wrong.
+pub const STOP_VERIFYING: &str = "touch /run/stop
+until_ok 150 test -s /run/verified
+grep -qx ended /run/verified || { cat /run/fio.log; false; }";
+
 /// Commands of `nvme` about a controller and a namespace that every target must answer.
 #[must_use]
 pub fn admin_commands(nqn: &str, nsid: u32) -> String {
