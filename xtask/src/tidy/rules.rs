@@ -140,9 +140,9 @@ pub(super) fn rust(file: &str, source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Integration tests, benches and the harness; the product's own files are not.
+/// Integration tests, benches, simulations and the harness; the product's own files are not.
 fn is_test_file(file: &str) -> bool {
-    let folders = ["/tests/", "/benches/", "/examples/"];
+    let folders = ["/tests/", "/benches/", "/examples/", "/sim/"];
     // A test module too long for the end of its file lives beside it.
     let names = ["/tests.rs", "/testing.rs"];
     file.starts_with("tests/")

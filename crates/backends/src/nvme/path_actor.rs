@@ -137,7 +137,8 @@ impl PathActor {
             let (id, epoch) = (self.id, self.path.epoch());
             match news {
                 News::Ready(made) => {
-                    tracing::info!(array = %self.shared.place.host, cntlid = made.cntlid, "path up");
+                    let array = &self.shared.place.host;
+                    tracing::info!(array, cntlid = made.cntlid, "path up");
                     self.shared
                         .reconnects
                         .store(self.path.reconnects(), Ordering::Relaxed);
@@ -151,7 +152,8 @@ impl PathActor {
                 }
                 News::Ana(groups) => self.remote.change(|table| table.ana(id, groups, now)),
                 News::Lost(Loss { why, .. }) => {
-                    tracing::warn!(array = %self.shared.place.host, why, "path lost");
+                    let array = &self.shared.place.host;
+                    tracing::warn!(array, why, "path lost");
                     self.close(cx);
                     self.remote.change(|table| table.lost(id, why, now));
                 }

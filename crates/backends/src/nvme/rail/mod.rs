@@ -456,72 +456,76 @@ impl Rail {
                 let name = status
                     .fabrics_name()
                     .map_or_else(|| status.to_string(), str::to_owned);
-                return Err(Loss::new(format!(
-                    "Connect of an I/O queue was refused: {name}"
-                )));
+                let why = format!("Connect of an I/O queue was refused: {name}");
+                return Err(Loss::new(why));
             }
             conn.state = State::Ready;
             return Ok(());
         }
-        let Some(sent) = conn.sent[usize::from(done.cid)].take() else {
+        let cid = usize::from(done.cid);
+        let Some(sent) = conn.sent[cid].take() else {
             return Err(Loss::new("the array answered a command that was not asked"));
         };
-        conn.in_flight -= 1;
-        let Sent {
-            piece,
-            means,
-            at: since,
-        } = sent;
         let over = conn.link.as_ref().is_none_or(|link| !link.host.is_open());
-        let (counters, path) = (conn.counters.clone(), conn.id.path);
-        let parent = &mut self.parents[piece.parent];
-        let (op, handle) = (parent.io.op, parent.ticket.handle);
         if over && status.is(Status::HOST_PATHING_ERROR) {
             // The connection ended first, and the array may still do it. What is lost with it is
             // sorted when that is told.
-            parent.take_back(&piece, means, done.data);
-            let conn = &mut self.conns[at];
-            conn.sent[usize::from(done.cid)] = Some(sent);
-            conn.in_flight += 1;
+            conn.sent[cid] = Some(sent);
+            let parent = &mut self.parents[sent.piece.parent];
+            parent.take_back(&sent.piece, sent.means, done.data);
             return Ok(());
         }
-        let shape = self.routes.to(handle).map(|route| route.shape);
-        let bytes = shape.map_or(0, |shape| {
-            u64::from(piece.blocks) * u64::from(shape.geometry.block_bytes)
-        });
-        let result = match shape {
-            None => Err(Some(IoError::Offline)),
-            Some(shape) if status.is_success() => {
-                parent.succeeded(&piece, means, done.data, &shape)
-            }
-            Some(_) => {
-                parent.take_back(&piece, means, done.data);
-                match verdict(status) {
-                    Verdict::Fails(error) => Err(Some(error)),
-                    again => {
-                        counters.end(op, bytes, Err(IoError::Transport), now.since(since));
-                        self.again(piece, path, again, now);
-                        return Ok(());
-                    }
-                }
-            }
+        conn.in_flight -= 1;
+        self.answered(at, sent, done, now)
+    }
+
+    /// Acts on the answer to a command of an I/O.
+    ///
+    /// # Errors
+    /// As for [`Rail::completed`].
+    fn answered(&mut self, at: usize, sent: Sent, done: Completed, now: Nanos) -> Result<(), Loss> {
+        let (piece, means, took) = (sent.piece, sent.means, now.since(sent.at));
+        let (counters, path) = (self.conns[at].counters.clone(), self.conns[at].id.path);
+        let parent = &mut self.parents[piece.parent];
+        let (op, handle) = (parent.io.op, parent.ticket.handle);
+        let status = done.cqe.status();
+        let Some(shape) = self.routes.to(handle).map(|route| route.shape) else {
+            counters.end(op, 0, Err(IoError::Offline), took);
+            self.end(&piece, Err(IoError::Offline));
+            return Ok(());
         };
-        let told = result.map_err(|error| error.unwrap_or(IoError::Transport));
-        counters.end(op, bytes, told, now.since(since));
-        match result {
-            Err(None) => {
-                self.retry(piece);
-                Err(Loss::new("the array sent less data than was asked for"))
-            }
-            Ok(()) => {
-                self.end(&piece, Ok(()));
-                Ok(())
-            }
-            Err(Some(error)) => {
+        let bytes = u64::from(piece.blocks) * u64::from(shape.geometry.block_bytes);
+        if status.is_success() {
+            return match parent.succeeded(&piece, means, done.data, &shape) {
+                Err(None) => {
+                    counters.end(op, bytes, Err(IoError::Transport), took);
+                    self.retry(piece);
+                    Err(Loss::new("the array sent less data than was asked for"))
+                }
+                Err(Some(error)) => {
+                    counters.end(op, bytes, Err(error), took);
+                    self.end(&piece, Err(error));
+                    Ok(())
+                }
+                Ok(()) => {
+                    counters.end(op, bytes, Ok(()), took);
+                    self.end(&piece, Ok(()));
+                    Ok(())
+                }
+            };
+        }
+        parent.take_back(&piece, means, done.data);
+        match verdict(status) {
+            Verdict::Fails(error) => {
+                counters.end(op, bytes, Err(error), took);
                 self.end(&piece, Err(error));
-                Ok(())
+            }
+            again => {
+                counters.end(op, bytes, Err(IoError::Transport), took);
+                self.again(piece, path, again, now);
             }
         }
+        Ok(())
     }
 
     /// Has a piece done again that the array could not do.
