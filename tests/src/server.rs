@@ -24,6 +24,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// What differs from the plain server.
 #[derive(Debug, Clone, Default)]
 pub struct ServerOptions {
+    /// Number in its network: every server there has management ports of its own.
+    pub number: u16,
     /// Arguments after `opi serve` and the addresses.
     pub arguments: Vec<String>,
     /// Environment variables.
@@ -40,10 +42,18 @@ pub struct Server<'net> {
 }
 
 impl<'net> Server<'net> {
-    /// gRPC inside the network.
+    /// gRPC of the server with number 0, inside the network.
     pub const GRPC: &'static str = "127.0.0.1:50051";
-    /// REST inside the network.
+    /// REST of the server with number 0, inside the network.
     pub const HTTP: &'static str = "127.0.0.1:8082";
+
+    fn grpc(&self) -> String {
+        format!("127.0.0.1:{}", 50051 + self.options.number)
+    }
+
+    fn http(&self) -> String {
+        format!("127.0.0.1:{}", 8082 + self.options.number)
+    }
 
     /// Starts a server with an empty state directory and waits until it is ready.
     ///
@@ -84,13 +94,8 @@ impl<'net> Server<'net> {
         let log = log.expect("the server's folder is writable");
         let errors = log.try_clone().expect("a file can be cloned");
         let mut command = self.net.command(&lab::opi_binary());
-        command.args([
-            "serve",
-            "--grpc-addr",
-            Self::GRPC,
-            "--http-addr",
-            Self::HTTP,
-        ]);
+        let (grpc, http) = (self.grpc(), self.http());
+        command.args(["serve", "--grpc-addr", &grpc, "--http-addr", &http]);
         for (flag, name) in [("--state-dir", "state"), ("--key-file", "seal.key")] {
             command.arg(flag).arg(self.folder.path().join(name));
         }
@@ -191,7 +196,7 @@ impl<'net> Server<'net> {
         path: &str,
         body: Option<&Value>,
     ) -> std::io::Result<Reply> {
-        let address: SocketAddr = Self::HTTP.parse().expect("a constant address");
+        let address: SocketAddr = self.http().parse().expect("an address in digits");
         self.net
             .inside(|| http::request(address, method, path, body))
     }
@@ -235,7 +240,7 @@ impl<'net> Server<'net> {
     /// Runs the client, `opi`, with these words against this server.
     pub fn opi(&self, words: &[&str]) -> shell::Output {
         let mut command = self.net.command(&lab::opi_binary());
-        shell::run(command.args(words).env("OPI_ADDR", Self::GRPC))
+        shell::run(command.args(words).env("OPI_ADDR", self.grpc()))
     }
 
     /// Runs a Python program of `tests/python` with the foreign clients installed.

@@ -69,6 +69,36 @@ impl Server<'_> {
         .ok()
     }
 
+    /// Makes a remote controller that uses all its paths at once.
+    #[track_caller]
+    pub fn create_remote(&self, id: &str) -> Value {
+        let path = format!("/v1/nvmeRemoteControllers?nvme_remote_controller_id={id}");
+        let spec = json!({"multipath": "NVME_MULTIPATH_MULTIPATH"});
+        self.post(&path, &spec).ok()
+    }
+
+    /// Gives a remote controller a path to a subsystem at this address, port [`PORT`].
+    #[track_caller]
+    pub fn create_path(
+        &self,
+        controller: &str,
+        id: &str,
+        (address, family): (&str, Family),
+        nqn: &str,
+    ) -> Value {
+        let path = format!("/v1/nvmeRemoteControllers/{controller}/nvmePaths?nvme_path_id={id}");
+        let spec = json!({
+            "trtype": "NVME_TRANSPORT_TYPE_TCP",
+            "traddr": address,
+            "fabrics": {
+                "trsvcid": PORT.to_string(),
+                "subnqn": nqn,
+                "adrfam": family.adrfam(),
+            },
+        });
+        self.post(&path, &spec).ok()
+    }
+
     /// A subsystem `id` with listeners of both families and one volume as namespace 1.
     #[track_caller]
     pub fn export(&self, id: &str, nqn: &str, volume: &str) {

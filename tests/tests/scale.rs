@@ -103,6 +103,49 @@ until_ok 30 test $(ls -d /sys/class/nvme/nvme*/ | wc -l) -ge 6",
     );
 }
 
+#[test]
+fn many_remote_controllers_connect_in_seconds_and_cost_next_to_nothing() {
+    const CONTROLLERS: u32 = 64;
+    let net = Net::new();
+    let array = Server::start(&net, ServerOptions::default());
+    let nqn = "nqn.2026-01.org.example:array";
+    array.create_malloc("m0", 1024);
+    array.export("s0", nqn, "mallocVolumes/m0");
+    let options = ServerOptions {
+        number: 1,
+        ..ServerOptions::default()
+    };
+    let xpu = Server::start(&net, options);
+
+    let begun = Instant::now();
+    for number in 0..CONTROLLERS {
+        let id = format!("rc{number}");
+        xpu.create_remote(&id);
+        for (name, family) in [("v4", Family::V4), ("v6", Family::V6)] {
+            xpu.create_path(&id, name, (family.server(), family), nqn);
+        }
+    }
+    let made = begun.elapsed().as_secs_f64();
+    for number in 0..CONTROLLERS {
+        for name in ["v4", "v6"] {
+            let path = format!("nvmeRemoteControllers/rc{number}/nvmePaths/{name}");
+            let seen = xpu.get(&format!("/ext/v1/observations/{path}")).ok();
+            assert_eq!(seen["state"], "STATE_READY", "{seen}");
+        }
+    }
+    let pid = xpu.pid().expect("the server runs");
+    let idle = Duration::from_secs(10);
+    let before = cpu_seconds(pid);
+    thread::sleep(idle);
+    let share = (cpu_seconds(pid) - before) / idle.as_secs_f64();
+    println!(
+        "connected in {made:.1} s, idle {:.2} % of a core",
+        share * 100.0
+    );
+    assert!(made < 5.0 * SLACK, "connecting took {made} s");
+    assert!(share < 0.01, "idle costs {:.2} % of a core", share * 100.0);
+}
+
 /// Processor time the process has used, from fields 14 and 15 of its `stat`.
 fn cpu_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the server runs");

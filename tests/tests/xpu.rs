@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tests::scenario::{self, Digests};
 use tests::{Family, Guest, GuestOptions, Net, Server, ServerOptions};
 
@@ -32,25 +32,10 @@ fn array(net: &Net) -> Guest {
 
 /// Gives the server its paths to the array, and hosts the disk behind them.
 fn attach(server: &Server<'_>, array: &Guest) {
-    let spec = json!({"multipath": "NVME_MULTIPATH_MULTIPATH", "tcp": {"hdgst": true}});
-    server
-        .post(
-            "/v1/nvmeRemoteControllers?nvme_remote_controller_id=rc",
-            &spec,
-        )
-        .ok();
+    server.create_remote("rc");
     for (id, family) in PATHS {
-        let spec = json!({
-            "trtype": "NVME_TRANSPORT_TYPE_TCP",
-            "traddr": array.address(family),
-            "fabrics": {
-                "trsvcid": scenario::PORT.to_string(),
-                "subnqn": ARRAY,
-                "adrfam": family.adrfam(),
-            },
-        });
-        let path = format!("{CONTROLLER}/nvmePaths?nvme_path_id={id}");
-        server.post(&path, &spec).ok();
+        let address = array.address(family);
+        server.create_path("rc", id, (&address, family), ARRAY);
         wait_path(server, id, true);
     }
     let listed = server

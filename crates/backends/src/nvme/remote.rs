@@ -11,7 +11,7 @@ use super::session::Wish;
 use super::socket::Place;
 use super::table::{Known, Table};
 use super::volume::{Outbox, RemoteVolume};
-use blk::{Counted, Identity, Io, Nanos, State, Stats, Tally, Volume};
+use blk::{Counted, Identity, Io, IoError, Nanos, State, Stats, Tally, Volume};
 use engine::{Keep, Latch, Reactors, World};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -64,6 +64,17 @@ impl RailBox {
     /// The rail is there; mail that came before is looked at at once.
     pub(super) fn begin(&self, waker: Waker) {
         let _ = self.waker.set(waker);
+    }
+}
+
+impl Drop for RailBox {
+    fn drop(&mut self) {
+        let posts = self.posts.get_mut().expect("no holder of the mail panics");
+        for post in posts.drain(..) {
+            if let Post::Io(_, io) = post {
+                drop(io.finish(Err(IoError::Aborted)));
+            }
+        }
     }
 }
 

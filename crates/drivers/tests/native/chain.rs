@@ -10,7 +10,7 @@ use api::storage::v1::{
     TcpController,
 };
 use blk::testkit::{Profile, SimHome, conformance, run};
-use blk::{Io, IoBuf, Lba, Op, State, Volume};
+use blk::{Io, IoBuf, Lba, Nanos, Op, State, Volume};
 use std::sync::Arc;
 
 const NQN: &str = "nqn.2026-01.org.example:array";
@@ -367,4 +367,29 @@ fn without_multipath_there_is_one_path() {
         .try_make(&path_name(1), &path(array.ports[1]), &[], false)
         .unwrap_err();
     assert!(error.message.contains(&path_name(0)), "{}", error.message);
+}
+
+#[test]
+fn a_platform_ends_in_order_while_io_waits_for_a_lost_array() {
+    let array = Array::start(1);
+    array.add(1, 4096, 100, 0);
+    let xpu = xpu(&array, false);
+    let volume = xpu.volume(&namespace(1)).unwrap();
+    array.close(0);
+    until("losing the array", || {
+        matches!(volume.state(), State::Offline(_))
+    });
+    let mut lane = volume.open_lane(&mut SimHome::default());
+    for tag in 0..3 {
+        lane.submit(
+            Nanos(0),
+            Io::new(Op::Read, Lba(tag), 1, IoBuf::empty(), tag),
+        );
+    }
+    let mut done = Vec::new();
+    lane.poll(Nanos(0), &mut done);
+    assert!(done.is_empty(), "I/O waits for a path");
+    // A reactor that panicked would take this process along.
+    drop((lane, volume));
+    drop(xpu);
 }

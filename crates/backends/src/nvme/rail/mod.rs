@@ -7,6 +7,8 @@
 
 mod conn;
 mod piece;
+#[cfg(test)]
+mod tests;
 
 use super::association::{Loss, Shape, Times, rank};
 use super::link::Link;
@@ -640,6 +642,15 @@ impl Rail {
             for piece in std::mem::take(held) {
                 self.retry(piece);
             }
+        }
+    }
+}
+
+impl Drop for Rail {
+    fn drop(&mut self) {
+        // The server ends: hosts see their connections close, and nobody waits for these.
+        for parent in self.parents.drain() {
+            drop(parent.io.finish(Err(IoError::Aborted)));
         }
     }
 }

@@ -59,3 +59,15 @@ fn a_read_waits_for_a_silent_path_less_than_one_and_a_half_keep_alive_times() {
         "no path went silent: {slowest:?}"
     );
 }
+
+#[test]
+fn when_the_array_closes_a_path_io_goes_on_within_a_tenth_of_a_second() {
+    let (mut slowest, mut reconnects) = (blk::Nanos(0), 0);
+    for seed in 0..200 {
+        let end = world::World::new(seed, world::Story::OneReset).run();
+        slowest = slowest.max(end.slowest);
+        reconnects += end.reconnects;
+    }
+    assert!(reconnects >= 150, "paths were lost {reconnects} times");
+    assert!(slowest < blk::Nanos::from_millis(100), "{slowest:?}");
+}

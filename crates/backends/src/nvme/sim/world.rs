@@ -33,6 +33,8 @@ pub(super) enum Story {
     Calm,
     /// One path goes silent once.
     OneSilence,
+    /// The array closes one path once.
+    OneReset,
     /// Whatever may.
     Everything,
 }
@@ -102,7 +104,8 @@ pub(super) struct World {
     next_fault: Nanos,
     /// When users begin I/O again.
     next_use: Nanos,
-    silences: u32,
+    /// Something has happened already.
+    told: bool,
     end: End,
 }
 
@@ -152,7 +155,7 @@ impl World {
             submitted: 0,
             next_fault: Nanos::from_millis(dice.below(3_000) + 50),
             next_use: Nanos(0),
-            silences: 0,
+            told: false,
             end: End::default(),
             dice,
         }
@@ -225,14 +228,12 @@ impl World {
         self.next_fault = self.now + Nanos::from_millis(self.dice.below(6_000) + 1);
         match self.story {
             Story::Calm => {}
-            Story::OneSilence => {
-                if self.silences == 0 {
-                    self.up[path] = false;
-                    self.silences = 1;
-                }
-            }
+            Story::OneSilence if !self.told => self.up[path] = false,
+            Story::OneReset if !self.told => self.array.drop_path(path),
+            Story::OneSilence | Story::OneReset => {}
             Story::Everything => self.fault(path),
         }
+        self.told = true;
     }
 
     fn fault(&mut self, path: usize) {
