@@ -149,11 +149,19 @@ Examples:
   opi top nvme-namespaces --interval 2s
   opi top --once -o json";
 
+const CONNECT_EXAMPLES: &str = "\
+Examples:
+  opi connect -a 192.0.2.7 -n nqn.2026-01.org.example:array
+  opi connect -a 192.0.3.7 -n nqn.2026-01.org.example:array     # a second path
+  opi disconnect -n nqn.2026-01.org.example:array";
+
 /// The commands of the client.
 pub fn commands() -> Vec<Command> {
     let mut all: Vec<Command> = specs().iter().map(verb_command).collect();
     all.push(apply_command());
     all.push(top_command());
+    all.push(connect_command());
+    all.push(disconnect_command());
     all.extend(pages::commands());
     all
 }
@@ -358,6 +366,80 @@ fn top_command() -> Command {
         .group(tls_group())
 }
 
+fn connect_command() -> Command {
+    let value = |name: &'static str, short: char, value: &'static str| {
+        Arg::new(name).long(name).short(short).value_name(value)
+    };
+    let count =
+        |name: &'static str, short: char| value(name, short, "N").value_parser(value_parser!(i64));
+    let args = [
+        value("transport", 't', "TYPE")
+            .value_parser(["tcp"])
+            .default_value("tcp")
+            .help("Transport"),
+        value("traddr", 'a', "ADDRESS")
+            .required(true)
+            .help("Address or name of the array"),
+        count("trsvcid", 's').default_value("4420").help("Its port"),
+        value("adrfam", 'f', "FAMILY")
+            .value_parser(["ipv4", "ipv6"])
+            .help("Which of a name's addresses to use; ipv4 if absent"),
+        value("nqn", 'n', "NQN")
+            .required(true)
+            .help("Its subsystem"),
+        value("hostnqn", 'q', "NQN").help("Who to be; the server's own name if absent"),
+        value("host-traddr", 'w', "ADDRESS").help("Address to connect from"),
+        count("nr-io-queues", 'i').help("I/O queues, at most; one per reactor if absent"),
+        count("queue-size", 'Q').help("Commands in flight on each"),
+        Arg::new("multipath")
+            .long("multipath")
+            .value_name("HOW")
+            .value_parser(["disable", "failover", "multipath"])
+            .default_value("multipath")
+            .help("How further paths are used; for the first one only"),
+        switch("hdr-digest")
+            .short('g')
+            .help("Check sums of headers"),
+        switch("data-digest").short('G').help("Check sums of data"),
+        Arg::new("name")
+            .long("name")
+            .value_name("ID")
+            .help("Id of the remote controller; made from the NQN if absent"),
+        Arg::new("wait")
+            .long("wait")
+            .value_name("TIME")
+            .value_parser(units::parse_duration)
+            .default_value("10s")
+            .help("How long the array may take to be reached"),
+    ];
+    Command::new("connect")
+        .about("Connect the server to a remote array over NVMe/TCP")
+        .after_help(CONNECT_EXAMPLES)
+        .arg_required_else_help(true)
+        .args(args)
+        .args(connection_args())
+        .group(tls_group())
+}
+
+fn disconnect_command() -> Command {
+    let nqn = Arg::new("nqn")
+        .long("nqn")
+        .short('n')
+        .value_name("NQN")
+        .conflicts_with("name")
+        .required_unless_present("name")
+        .help("Every remote controller of this subsystem");
+    let name = Arg::new("name")
+        .value_name("NAME")
+        .help("A remote controller, by name or id");
+    Command::new("disconnect")
+        .about("Remove a remote controller with all its paths")
+        .arg_required_else_help(true)
+        .args([name, nqn])
+        .args(connection_args())
+        .group(tls_group())
+}
+
 /// Brings the word after a verb into its one spelling, and takes `kind/name` apart, so that clap
 /// finds its command.
 ///
@@ -429,6 +511,8 @@ pub fn run(root: &Command, verb: &str, matches: &ArgMatches, out: &mut dyn Write
         match verb {
             "apply" => verbs::apply(&cx, matches).await,
             "top" => verbs::top(&cx, matches).await,
+            "connect" => verbs::connect(&cx, matches).await,
+            "disconnect" => verbs::disconnect(&cx, matches).await,
             _ => dispatch(&cx, verb, matches).await,
         }
     })

@@ -2,6 +2,7 @@
 
 mod apply;
 mod change;
+mod connect;
 mod describe;
 mod documents;
 mod observe;
@@ -10,6 +11,7 @@ mod top;
 
 pub(crate) use apply::{apply, delete_files};
 pub(crate) use change::{create, custom, delete, update};
+pub(crate) use connect::{connect, disconnect};
 pub(crate) use describe::{describe, stats};
 pub(crate) use show::{INVENTORY, all, get, inventory, list};
 pub(crate) use top::top;

@@ -349,3 +349,37 @@ fn a_secret_is_sent_from_its_file_and_never_shown() {
         );
     }
 }
+
+#[test]
+fn one_command_connects_an_array_and_the_same_with_another_address_adds_a_path() {
+    let fake = Fake::start();
+    let nqn = "-n nqn.2026-01.org.example:array";
+    let said = fake.opi(&format!("connect -a 192.0.2.7 {nqn} -g"));
+    assert_eq!(
+        said.unwrap(),
+        "nvmeRemoteControllers/array/nvmePaths/p0 connected\n"
+    );
+    let said = fake
+        .opi(&format!("connect -a 2001:db8::7 -s 4421 {nqn}"))
+        .unwrap();
+    assert!(said.contains("nvmePaths/p1"), "{said}");
+    // What is there already is not made twice.
+    let said = fake.opi(&format!("connect -a 192.0.2.7 {nqn}")).unwrap();
+    assert!(said.contains("nvmePaths/p0"), "{said}");
+
+    let controller = fake.json("nvmeRemoteControllers/array");
+    assert_eq!(controller["tcp"]["hdgst"], true, "{controller}");
+    assert_eq!(controller["multipath"], "NVME_MULTIPATH_MULTIPATH");
+    let path = fake.json("nvmeRemoteControllers/array/nvmePaths/p1");
+    assert_eq!(
+        path["fabrics"]["adrfam"], "NVME_ADDRESS_FAMILY_IPV6",
+        "{path}"
+    );
+    assert_eq!(path["fabrics"]["trsvcid"], "4421", "{path}");
+
+    let said = fake.opi(&format!("disconnect {nqn}")).unwrap();
+    assert_eq!(said, "nvmeRemoteControllers/array disconnected\n");
+    let (code, why) = fake.opi("disconnect array").unwrap_err();
+    assert!(code == 1 && why.contains("array"), "{why}");
+    assert_eq!(fake.opi("disconnect").unwrap_err().0, 2);
+}

@@ -1,0 +1,299 @@
+//! `opi connect` and `opi disconnect`: remote arrays, in the manner of nvme-cli. One command makes
+//! the controller and its path; the same command with another address adds a path.
+
+use api::ext::v1::State;
+use api::storage::v1::{
+    CreateNvmePathRequest, CreateNvmeRemoteControllerRequest, DeleteNvmePathRequest,
+    DeleteNvmeRemoteControllerRequest, FabricsPath, ListNvmePathsRequest, ListNvmePathsResponse,
+    ListNvmeRemoteControllersRequest, ListNvmeRemoteControllersResponse,
+    ListNvmeRemoteNamespacesRequest, ListNvmeRemoteNamespacesResponse, NvmeAddressFamily,
+    NvmeMultipath, NvmePath, NvmeRemoteController, NvmeTransportType, TcpController,
+};
+use clap::ArgMatches;
+use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
+
+use super::{Cx, observe};
+use crate::client::{Client, PAGE_SIZE};
+use crate::failure::{Failure, Result};
+
+/// How often it is looked whether the path is there.
+const LOOK: Duration = Duration::from_millis(50);
+/// Longest id (AIP-122).
+const ID_MAX: usize = 63;
+
+fn method(name: &str) -> String {
+    format!("/opi_api.storage.v1.NvmeRemoteControllerService/{name}")
+}
+
+/// A remote controller with its paths.
+struct Known {
+    controller: NvmeRemoteController,
+    paths: Vec<NvmePath>,
+}
+
+impl Known {
+    fn uses(&self, nqn: &str) -> bool {
+        let fabrics = self.paths.iter().filter_map(|path| path.fabrics.as_ref());
+        fabrics.into_iter().any(|fabrics| fabrics.subnqn == nqn)
+    }
+}
+
+async fn known(client: &Client) -> Result<Vec<Known>> {
+    let mut all = Vec::new();
+    let mut request = ListNvmeRemoteControllersRequest {
+        page_size: PAGE_SIZE,
+        ..Default::default()
+    };
+    loop {
+        let list = method("ListNvmeRemoteControllers");
+        let page: ListNvmeRemoteControllersResponse = client.typed(&list, &request).await?;
+        for controller in page.nvme_remote_controllers {
+            let paths = paths(client, &controller.name).await?;
+            all.push(Known { controller, paths });
+        }
+        if page.next_page_token.is_empty() {
+            return Ok(all);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+async fn paths(client: &Client, parent: &str) -> Result<Vec<NvmePath>> {
+    let mut all = Vec::new();
+    let mut request = ListNvmePathsRequest {
+        parent: parent.to_owned(),
+        page_size: PAGE_SIZE,
+        ..Default::default()
+    };
+    loop {
+        let list = method("ListNvmePaths");
+        let page: ListNvmePathsResponse = client.typed(&list, &request).await?;
+        all.extend(page.nvme_paths);
+        if page.next_page_token.is_empty() {
+            return Ok(all);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+fn text(matches: &ArgMatches, name: &str) -> String {
+    matches.get_one::<String>(name).cloned().unwrap_or_default()
+}
+
+fn number(matches: &ArgMatches, name: &str) -> i64 {
+    matches.get_one::<i64>(name).copied().unwrap_or_default()
+}
+
+/// The path that the flags describe.
+fn wished(matches: &ArgMatches) -> NvmePath {
+    let traddr = text(matches, "traddr");
+    let six = traddr.parse::<Ipv6Addr>().is_ok() || text(matches, "adrfam") == "ipv6";
+    let adrfam = match six {
+        true => NvmeAddressFamily::Ipv6,
+        false => NvmeAddressFamily::Ipv4,
+    };
+    NvmePath {
+        name: String::new(),
+        trtype: NvmeTransportType::Tcp.into(),
+        traddr,
+        fabrics: Some(FabricsPath {
+            trsvcid: number(matches, "trsvcid"),
+            subnqn: text(matches, "nqn"),
+            adrfam: adrfam.into(),
+            source_traddr: text(matches, "host-traddr"),
+            source_trsvcid: 0,
+            hostnqn: text(matches, "hostnqn"),
+        }),
+    }
+}
+
+/// An id for the controller of a subsystem: what follows the last colon of its name, as far as an
+/// id can hold it.
+fn id_of(nqn: &str) -> String {
+    let tail = nqn
+        .rsplit(':')
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let tail: String = tail.chars().map(plain).take(ID_MAX - 3).collect();
+    let tail = tail.trim_matches('-');
+    match tail.starts_with(|c: char| c.is_ascii_lowercase()) {
+        true => tail.to_owned(),
+        false => format!("rc-{tail}").trim_end_matches('-').to_owned(),
+    }
+}
+
+/// The last segment of a name.
+fn id(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
+async fn create_controller(client: &Client, matches: &ArgMatches) -> Result<String> {
+    let multipath = match text(matches, "multipath").as_str() {
+        "disable" => NvmeMultipath::Disable,
+        "failover" => NvmeMultipath::Failover,
+        _ => NvmeMultipath::Multipath,
+    };
+    let chosen = text(matches, "name");
+    let request = CreateNvmeRemoteControllerRequest {
+        nvme_remote_controller: Some(NvmeRemoteController {
+            multipath: multipath.into(),
+            io_queues_count: number(matches, "nr-io-queues"),
+            queue_size: number(matches, "queue-size"),
+            tcp: Some(TcpController {
+                hdgst: matches.get_flag("hdr-digest"),
+                ddgst: matches.get_flag("data-digest"),
+                ..TcpController::default()
+            }),
+            ..NvmeRemoteController::default()
+        }),
+        nvme_remote_controller_id: match chosen.is_empty() {
+            true => id_of(&text(matches, "nqn")),
+            false => chosen,
+        },
+    };
+    let create = method("CreateNvmeRemoteController");
+    let made: NvmeRemoteController = client.typed(&create, &request).await?;
+    Ok(made.name)
+}
+
+/// `opi connect`.
+///
+/// # Errors
+/// What the server answered; or the array cannot be reached in time, and why.
+pub(crate) async fn connect(cx: &Cx<'_>, matches: &ArgMatches) -> Result<()> {
+    let client = Client::connect(cx.target).await?;
+    let (wish, name) = (wished(matches), text(matches, "name"));
+    let nqn = text(matches, "nqn");
+    let known = known(&client).await?;
+    let fits = |one: &&Known| match name.is_empty() {
+        true => one.uses(&nqn),
+        false => id(&one.controller.name) == name,
+    };
+    let (controller, paths) = match known.into_iter().find(|one| fits(&one)) {
+        Some(one) => (one.controller.name, one.paths),
+        None => (create_controller(&client, matches).await?, Vec::new()),
+    };
+    let place = |path: &NvmePath| {
+        let port = path.fabrics.as_ref().map(|fabrics| fabrics.trsvcid);
+        (path.traddr.clone(), port)
+    };
+    let path = match paths.iter().find(|path| place(path) == place(&wish)) {
+        Some(path) => path.name.clone(),
+        None => {
+            let taken = |id: &String| paths.iter().any(|path| self::id(&path.name) == id);
+            let mut ids = (0..).map(|n| format!("p{n}"));
+            let request = CreateNvmePathRequest {
+                parent: controller.clone(),
+                nvme_path: Some(wish),
+                nvme_path_id: ids.find(|id| !taken(id)).unwrap_or_default(),
+            };
+            let made: NvmePath = client.typed(&method("CreateNvmePath"), &request).await?;
+            made.name
+        }
+    };
+    let wait = matches
+        .get_one::<Duration>("wait")
+        .copied()
+        .unwrap_or_default();
+    until_ready(&client, &path, wait).await?;
+    cx.print(&format!("{path} connected\n"))?;
+    let request = ListNvmeRemoteNamespacesRequest {
+        parent: controller,
+        page_size: PAGE_SIZE,
+        ..Default::default()
+    };
+    let list = method("ListNvmeRemoteNamespaces");
+    let found: ListNvmeRemoteNamespacesResponse = client.typed(&list, &request).await?;
+    for namespace in found.nvme_remote_namespaces {
+        cx.print(&format!("{}\n", namespace.name))?;
+    }
+    Ok(())
+}
+
+/// Waits until a path serves.
+async fn until_ready(client: &Client, path: &str, wait: Duration) -> Result<()> {
+    let until = Instant::now() + wait;
+    loop {
+        let Some(seen) = observe::get(client, path).await? else {
+            // A server that does not tell: what it answered to the creation has to do.
+            return Ok(());
+        };
+        if seen.state() == State::Ready {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            let why = seen.reason;
+            return Err(Failure::new(format!(
+                "{path} is not connected: {why}; it is kept and tried again, `opi disconnect` \
+                 removes it"
+            )));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// `opi disconnect`.
+///
+/// # Errors
+/// Nothing fits, or what the server answered.
+pub(crate) async fn disconnect(cx: &Cx<'_>, matches: &ArgMatches) -> Result<()> {
+    let client = Client::connect(cx.target).await?;
+    let (nqn, name) = (text(matches, "nqn"), text(matches, "name"));
+    let all = known(&client).await?;
+    let fits = |one: &Known| {
+        let named =
+            !name.is_empty() && (one.controller.name == name || id(&one.controller.name) == name);
+        named || (!nqn.is_empty() && one.uses(&nqn))
+    };
+    let mut found = all.into_iter().filter(fits).peekable();
+    if found.peek().is_none() {
+        let what = if name.is_empty() {
+            nqn.clone()
+        } else {
+            name.clone()
+        };
+        return Err(Failure::new(format!(
+            "no remote controller is connected to {what}"
+        )));
+    }
+    for one in found {
+        for path in one.paths {
+            let request = DeleteNvmePathRequest {
+                name: path.name,
+                allow_missing: true,
+            };
+            let () = client.typed(&method("DeleteNvmePath"), &request).await?;
+        }
+        let name = one.controller.name;
+        let request = DeleteNvmeRemoteControllerRequest {
+            name: name.clone(),
+            allow_missing: true,
+        };
+        let () = client
+            .typed(&method("DeleteNvmeRemoteController"), &request)
+            .await?;
+        cx.print(&format!("{name} disconnected\n"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_come_from_the_end_of_the_name_and_are_valid() {
+        for (nqn, id) in [
+            ("nqn.2026-01.org.example:Array_1", "array-1"),
+            ("nqn.2026-01.org.example:7", "rc-7"),
+            ("nqn.2026-01.org.example:--", "rc"),
+        ] {
+            assert_eq!(id_of(nqn), id);
+        }
+        let long = id_of(&format!("nqn.2026-01.org.example:{}", "9".repeat(200)));
+        assert!(long.len() <= ID_MAX, "{long}");
+    }
+}
