@@ -372,3 +372,161 @@ impl Entry {
         group.map_or(AnaState::Change, |group| group.state)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nvme::association::{Abilities, Names};
+    use blk::Geometry;
+    use wire::nvme::Nqn;
+    use wire::nvme_tcp::Digests;
+
+    const LOSS: Nanos = Nanos::from_secs(600);
+
+    fn association() -> Association {
+        let nqn = Nqn::parse("nqn.2026-01.org.example:array").unwrap();
+        Association {
+            cntlid: 1,
+            queues: 1,
+            depth: 8,
+            digests: Digests::default(),
+            in_capsule_bytes: 8192,
+            data_bytes_max: 1 << 20,
+            abilities: Abilities::default(),
+            quiesce: Nanos::from_secs(10),
+            names: Names {
+                subnqn: nqn.clone(),
+                hostnqn: nqn,
+                hostid: [1; 16],
+            },
+        }
+    }
+
+    /// A namespace whose UUID is this byte over and over.
+    fn found(nsid: u32, uuid: u8, blocks: u64) -> Found {
+        Found {
+            nsid,
+            key: Key::Global([uuid; 16], [0; 16], [0; 8]),
+            shape: Ok(Shape {
+                geometry: Geometry::new(512, blocks),
+                boundary_blocks: 0,
+                deallocated_zeroes: true,
+            }),
+            ana_group: 1,
+        }
+    }
+
+    /// A table with this many paths that serve and show these namespaces.
+    fn table(paths: u32, shown: &[Found]) -> Table {
+        let mut table = Table::new(Policy::Failover, LOSS);
+        for path in (0..paths).map(PathId) {
+            table.add(path, Arc::default(), Nanos(0));
+            table.ready(path, 1, association(), Nanos(0));
+            table.found(path, shown.to_vec(), Nanos(0));
+        }
+        table
+    }
+
+    fn one(table: &Table, id: &str) -> Known {
+        let mut all = table.namespaces().map(|(_, known)| known);
+        all.find(|known| known.id == id).unwrap().clone()
+    }
+
+    fn why(table: &Table, id: &str) -> String {
+        match one(table, id).state {
+            State::Online => String::new(),
+            State::Offline(why) => why,
+        }
+    }
+
+    fn group(state: AnaState) -> AnaGroup {
+        AnaGroup {
+            id: 1,
+            change_count: 1,
+            state,
+            namespaces: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_one_over_all_paths_whatever_number_it_has_there() {
+        let mut table = table(1, &[found(1, 7, 100), found(2, 8, 100)]);
+        table.add(PathId(9), Arc::default(), Nanos(0));
+        table.ready(PathId(9), 1, association(), Nanos(0));
+        table.found(
+            PathId(9),
+            vec![found(2, 7, 100), found(5, 8, 100)],
+            Nanos(0),
+        );
+        assert_eq!(table.namespaces().count(), 2);
+        let routes = table.routes().clone();
+        for (route, numbers) in routes.namespaces.iter().zip([[1, 2], [2, 5]]) {
+            let ways: Vec<u32> = route.ways.iter().map(|way| way.nsid).collect();
+            assert_eq!(ways, numbers);
+        }
+    }
+
+    #[test]
+    fn a_number_that_stands_for_another_namespace_now_gives_nobody_its_data() {
+        let mut table = table(1, &[found(1, 7, 100)]);
+        let old = one(&table, "n1").handle;
+        table.found(PathId(0), vec![found(1, 8, 100)], Nanos(1));
+        assert!(
+            why(&table, "n1").contains("no more"),
+            "{}",
+            why(&table, "n1")
+        );
+        assert!(table.routes().to(old).unwrap().ways.is_empty());
+        assert_eq!(one(&table, "n1-2").state, State::Online);
+        table.forget(|handle| handle == old, Nanos(2));
+        assert_eq!(table.namespaces().count(), 2, "somebody still uses it");
+        table.forget(|_| false, Nanos(2));
+        assert_eq!(table.namespaces().count(), 1);
+    }
+
+    #[test]
+    fn a_change_of_size_is_taken_over_and_counted() {
+        let mut table = table(1, &[found(1, 7, 100)]);
+        for (blocks, generation) in [(200, 1), (50, 2), (50, 2)] {
+            table.found(PathId(0), vec![found(1, 7, blocks)], Nanos(1));
+            let geometry = one(&table, "n1").shape.unwrap().geometry;
+            assert_eq!((geometry.blocks, geometry.generation), (blocks, generation));
+        }
+    }
+
+    #[test]
+    fn it_is_offline_without_a_path_that_serves_it_and_says_why() {
+        let mut table = table(2, &[found(1, 7, 100)]);
+        table.ana(PathId(0), vec![group(AnaState::Inaccessible)], Nanos(1));
+        assert_eq!(why(&table, "n1"), "");
+        table.lost(PathId(1), "it was cut".to_owned(), Nanos(2));
+        assert!(
+            why(&table, "n1").contains("inaccessible"),
+            "{}",
+            why(&table, "n1")
+        );
+        table.ana(PathId(0), vec![group(AnaState::NonOptimized)], Nanos(3));
+        assert_eq!(why(&table, "n1"), "");
+        table.lost(PathId(0), "it was cut".to_owned(), Nanos(4));
+        assert!(
+            why(&table, "n1").contains("it was cut"),
+            "{}",
+            why(&table, "n1")
+        );
+    }
+
+    #[test]
+    fn nothing_waits_any_more_once_no_path_has_served_for_too_long() {
+        let mut table = table(1, &[found(1, 7, 100)]);
+        assert_eq!(table.deadline(), None);
+        let lost = Nanos::from_secs(5);
+        table.lost(PathId(0), "it was cut".to_owned(), lost);
+        assert_eq!(table.deadline(), Some(lost + LOSS));
+        table.expire(lost + LOSS - Nanos(1));
+        assert!(!table.routes().hopeless);
+        table.expire(lost + LOSS);
+        assert!(table.routes().hopeless && table.deadline().is_none());
+        table.ready(PathId(0), 2, association(), lost + LOSS + LOSS);
+        assert!(!table.routes().hopeless, "the path is back");
+    }
+}
