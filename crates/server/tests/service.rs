@@ -158,7 +158,7 @@ async fn requests_are_checked_and_what_nobody_serves_says_so() {
     };
     let path = "NvmeRemoteControllerService/ResetNvmeRemoteController";
     let error = server.call::<_, ()>(path, &request).await.unwrap_err();
-    assert_eq!(error.code, Code::Unimplemented);
+    assert_eq!(error.code, Code::NotFound);
     server.stop(dir.path()).await;
 }
 
