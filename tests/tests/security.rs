@@ -2,9 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -18,20 +17,30 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 struct Authority(TempDir);
 
 impl Authority {
+    /// One that vouches for a server at this address, and for a client.
     fn new(server: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let write = |name: String, text: String| fs::write(folder.path().join(name), text).unwrap();
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = rcgen::KeyPair::generate().unwrap();
-        write("ca.pem".into(), params.self_signed(&key).unwrap().pem());
-        let issuer = rcgen::Issuer::new(params, key);
-        for (file, name) in [("server", server), ("client", "client")] {
-            let key = rcgen::KeyPair::generate().unwrap();
-            let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-            let certificate = params.signed_by(&key, &issuer).unwrap();
-            write(format!("{file}.pem"), certificate.pem());
-            write(format!("{file}.key"), key.serialize_pem());
+        let openssl = |line: &str| {
+            let mut openssl = Command::new("openssl");
+            openssl.args(line.split_whitespace()).current_dir(&folder);
+            run(&mut openssl).ok();
+        };
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+        openssl(&format!(
+            "req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=authority"
+        ));
+        for (file, name) in [
+            ("server", format!("IP:{server}")),
+            ("client", "DNS:client".into()),
+        ] {
+            openssl(&format!(
+                "req {key} -keyout {file}.key -out {file}.csr -subj /CN={file} \
+                 -addext subjectAltName={name}"
+            ));
+            openssl(&format!(
+                "x509 -req -in {file}.csr -CA ca.pem -CAkey ca.key -days 2 -out {file}.pem \
+                 -copy_extensions copyall"
+            ));
         }
         Self(folder)
     }

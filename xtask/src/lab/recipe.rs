@@ -14,6 +14,7 @@ pub(super) const HOST_PROGRAMS: &[(&str, &str)] = &[
     ("readelf", "binutils"),
     ("ip", "iproute2"),
     ("losetup", "mount"),
+    ("openssl", "openssl"),
     ("setpriv", "util-linux"),
     ("curl", "curl"),
 ];
