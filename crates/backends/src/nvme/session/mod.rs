@@ -27,6 +27,8 @@ use wire::nvme_tcp::{Closed, Completed, Digests, HostConfig, HostEvent, Payload}
 const ADMIN_ENTRIES: u16 = 32;
 /// How often CSTS is read while a controller becomes ready.
 const READY_POLL: Nanos = Nanos::from_millis(10);
+/// Keep-alives are sent at multiples of this, so that those of many arrays wake a reactor together.
+const KEEP_ALIVE_GRID: Nanos = Nanos::from_millis(250);
 /// CC with entry sizes of 64 and 16 bytes, as fabrics fix them.
 const ENTRY_SIZES: (u8, u8) = (6, 4);
 /// Bytes of the head of an ANA log page, and of each of its groups.
@@ -243,6 +245,13 @@ impl Session {
         Nanos(self.wish.times.keep_alive.0 / 2)
     }
 
+    /// When the next keep-alive is due: within half of KATO.
+    fn next_keep_alive(&self, now: Nanos) -> KeepAlive {
+        let latest = now + self.half();
+        let early = latest.0 % KEEP_ALIVE_GRID.0;
+        KeepAlive::Next((latest - Nanos(early)).max(now))
+    }
+
     fn send_keep_alive(&mut self, now: Nanos) {
         let sqe = AdminCmd::KeepAlive.to_sqe();
         if let Ok(cid) = self.link.host.submit(sqe, Payload::None) {
@@ -344,7 +353,7 @@ impl Session {
                 let why = format!("keep-alive failed: {}", done.cqe.status());
                 return self.fail(why);
             }
-            self.keep_alive = Some(KeepAlive::Next(now + self.half()));
+            self.keep_alive = Some(self.next_keep_alive(now));
             return;
         }
         if self.event_request == Some(done.cid) {
@@ -396,7 +405,7 @@ impl Session {
             Task::Connect => {
                 self.cntlid = Connected::from_dw0(done.cqe.dw0.get()).cntlid;
                 // The timer of the controller runs from here on.
-                self.keep_alive = Some(KeepAlive::Next(now + self.half()));
+                self.keep_alive = Some(self.next_keep_alive(now));
                 self.tasks.push_back(Task::Capabilities);
             }
             Task::Capabilities => {
