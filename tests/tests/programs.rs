@@ -83,6 +83,52 @@ fn the_client_creates_shows_changes_and_deletes() {
 }
 
 #[test]
+fn one_command_connects_an_array_and_one_lets_it_go_unless_it_is_in_use() {
+    let net = Net::new();
+    let array = Server::start(&net, ServerOptions::default());
+    let nqn = "nqn.2026-01.org.example:array";
+    array.create_malloc("m0", 1024);
+    array.export("s0", nqn, "mallocVolumes/m0");
+    let options = ServerOptions {
+        number: 1,
+        ..ServerOptions::default()
+    };
+    let xpu = Server::start(&net, options);
+    for family in [Family::V4, Family::V6] {
+        let said = opi(&xpu, &format!("connect -a {} -n {nqn}", family.server()));
+        assert!(said.contains("nvmeRemoteNamespaces/n1"), "{said}");
+    }
+    let paths = opi(&xpu, "list nvme-paths --parent array -o name");
+    assert_eq!(paths.lines().count(), 2, "{paths}");
+
+    xpu.create_subsystem("s1", "nqn.2026-01.org.example:disk");
+    xpu.create_namespace("s1", "n1", "arrayn1", 1);
+    let refused = xpu.opi(&["disconnect", "-n", nqn]);
+    assert_eq!(refused.status, 1, "{refused}");
+    assert!(refused.text.contains("nvmeNamespaces/n1"), "{refused}");
+    let paths = opi(&xpu, "list nvme-paths --parent array -o name");
+    assert_eq!(paths.lines().count(), 2, "nothing was taken apart: {paths}");
+
+    opi(&xpu, "delete nvme-namespace n1 --parent s1");
+    opi(&xpu, &format!("disconnect -n {nqn}"));
+    let left = opi(&xpu, "list nvme-remote-controllers -o name");
+    assert_eq!(left.trim(), "");
+    let late = xpu.opi(&[
+        "connect",
+        "-a",
+        "127.0.0.1",
+        "-s",
+        "9",
+        "-n",
+        nqn,
+        "--wait",
+        "1s",
+    ]);
+    assert_eq!(late.status, 1, "{late}");
+    assert!(late.text.contains("refused"), "{late}");
+}
+
+#[test]
 fn what_the_client_prints_it_applies_again() {
     let net = Net::new();
     let server = Server::start(&net, ServerOptions::default());

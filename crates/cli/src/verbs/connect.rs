@@ -200,15 +200,35 @@ pub(crate) async fn connect(cx: &Cx<'_>, matches: &ArgMatches) -> Result<()> {
         .unwrap_or_default();
     until_ready(&client, &path, wait).await?;
     cx.print(&format!("{path} connected\n"))?;
+    for name in namespaces(&client, &controller).await? {
+        cx.print(&format!("{name}\n"))?;
+    }
+    Ok(())
+}
+
+/// The names of the namespaces that are known of an array, a page of them.
+async fn namespaces(client: &Client, controller: &str) -> Result<Vec<String>> {
     let request = ListNvmeRemoteNamespacesRequest {
-        parent: controller,
+        parent: controller.to_owned(),
         page_size: PAGE_SIZE,
         ..Default::default()
     };
     let list = method("ListNvmeRemoteNamespaces");
     let found: ListNvmeRemoteNamespacesResponse = client.typed(&list, &request).await?;
-    for namespace in found.nvme_remote_namespaces {
-        cx.print(&format!("{}\n", namespace.name))?;
+    let names = found.nvme_remote_namespaces.into_iter();
+    Ok(names.map(|namespace| namespace.name).collect())
+}
+
+/// Checks that nothing stands on an array, before the first of its paths goes.
+async fn check_unused(client: &Client, controller: &str) -> Result<()> {
+    for name in namespaces(client, controller).await? {
+        let seen = observe::get(client, &name).await?;
+        let users = seen.map(|seen| seen.users).unwrap_or_default();
+        if !users.is_empty() {
+            let users = users.join(", ");
+            let text = format!("{name} is in use by {users}: delete that first");
+            return Err(Failure::new(text));
+        }
     }
     Ok(())
 }
@@ -260,6 +280,7 @@ pub(crate) async fn disconnect(cx: &Cx<'_>, matches: &ArgMatches) -> Result<()> 
         )));
     }
     for one in found {
+        check_unused(&client, &one.controller.name).await?;
         for path in one.paths {
             let request = DeleteNvmePathRequest {
                 name: path.name,
