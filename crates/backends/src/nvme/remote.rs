@@ -1,6 +1,6 @@
 //! [`Remote`]: one remote controller: its paths, its rails, and what all threads know of it.
 
-use super::association::{Key, Loss, Shape, Times};
+use super::association::{Key, Loss, Times};
 use super::memory;
 use super::path::Condition;
 use super::path_actor::PathActor;
@@ -320,8 +320,8 @@ impl Remote {
         let news = inner.publish(&self.rails);
         drop(inner);
         self.rails.iter().for_each(|rail| rail.wake());
-        for (volume, shape, state) in news {
-            volume.set(shape.as_ref(), &state);
+        for volume in news {
+            volume.tell();
         }
     }
 
@@ -390,11 +390,9 @@ impl Remote {
 }
 
 impl Inner {
-    /// Makes volumes for new namespaces; returns what the volumes are to take over.
-    fn publish(
-        &mut self,
-        rails: &Arc<[Arc<RailBox>]>,
-    ) -> Vec<(Arc<RemoteVolume>, Option<Shape>, State)> {
+    /// Makes volumes for new namespaces, and brings all up to date; returns those that have news.
+    /// Under the lock, or of two changes on two threads the older could have the last word.
+    fn publish(&mut self, rails: &Arc<[Arc<RailBox>]>) -> Vec<Arc<RemoteVolume>> {
         let mut news = Vec::new();
         for (_, known) in self.table.namespaces() {
             if let Ok(shape) = &known.shape {
@@ -409,9 +407,10 @@ impl Inner {
                     }
                 });
             }
-            if let Some(given) = self.given.get(&known.handle) {
-                let shape = known.shape.as_ref().ok().copied();
-                news.push((given.volume.clone(), shape, known.state.clone()));
+            if let Some(given) = self.given.get(&known.handle)
+                && given.volume.set(known.shape.as_ref().ok(), &known.state)
+            {
+                news.push(given.volume.clone());
             }
         }
         news

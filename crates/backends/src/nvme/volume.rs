@@ -49,22 +49,22 @@ impl RemoteVolume {
         }
     }
 
-    /// Takes what the array says now, and tells users if that is news.
-    pub(super) fn set(&self, shape: Option<&Shape>, state: &State) {
-        let changed = {
-            let mut now = self.shared.now();
-            let geometry = shape.map_or(now.0, |shape| shape.geometry);
-            let next = (geometry, state.clone());
-            let changed = *now != next;
-            *now = next;
-            self.shared
-                .version
-                .fetch_add(u64::from(changed), Ordering::Release);
-            changed
-        };
-        if changed {
-            self.subscribers.wake();
-        }
+    /// Takes what the array says now. True if that is news, which users are to be told.
+    pub(super) fn set(&self, shape: Option<&Shape>, state: &State) -> bool {
+        let mut now = self.shared.now();
+        let geometry = shape.map_or(now.0, |shape| shape.geometry);
+        let next = (geometry, state.clone());
+        let changed = *now != next;
+        *now = next;
+        self.shared
+            .version
+            .fetch_add(u64::from(changed), Ordering::Release);
+        changed
+    }
+
+    /// Tells users that there is news.
+    pub(super) fn tell(&self) {
+        self.subscribers.wake();
     }
 }
 

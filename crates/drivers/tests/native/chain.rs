@@ -1,7 +1,7 @@
 //! Remote namespaces: our initiator on our own target, which real hosts and arrays are tested
 //! against elsewhere.
 
-use crate::site::{Kept, Site, free_port, until};
+use crate::site::{Kept, Site, own_address, until};
 use api::storage::v1::nvme_controller_spec::Endpoint;
 use api::storage::v1::{
     FabricsEndpoint, FabricsPath, MallocVolume, NvmeAddressFamily, NvmeController,
@@ -20,6 +20,7 @@ const REMOTE: &str = "nvmeRemoteControllers/rc";
 /// An array: a subsystem of our own front end with so many listeners.
 struct Array {
     site: Site,
+    address: String,
     ports: Vec<u16>,
 }
 
@@ -37,18 +38,19 @@ impl Array {
         site.make("nvmeSubsystems/s0", &subsystem);
         let mut array = Self {
             site,
+            address: own_address(),
             ports: Vec::new(),
         };
-        for _ in 0..listeners {
-            array.ports.push(free_port());
-            array.listen(array.ports.len() - 1);
+        for listener in 0..listeners {
+            array.ports.push(4420 + listener as u16);
+            array.listen(listener);
         }
         array
     }
 
     fn listen(&self, listener: usize) {
         let endpoint = FabricsEndpoint {
-            traddr: "127.0.0.1".to_owned(),
+            traddr: self.address.clone(),
             trsvcid: self.ports[listener].to_string(),
             adrfam: NvmeAddressFamily::Ipv4.into(),
         };
@@ -117,10 +119,10 @@ fn controller(digests: bool) -> NvmeRemoteController {
     }
 }
 
-fn path(port: u16) -> NvmePath {
+fn path(address: &str, port: u16) -> NvmePath {
     NvmePath {
         trtype: NvmeTransportType::Tcp.into(),
-        traddr: "127.0.0.1".to_owned(),
+        traddr: address.to_owned(),
         fabrics: Some(FabricsPath {
             trsvcid: port.into(),
             subnqn: NQN.to_owned(),
@@ -144,7 +146,7 @@ fn xpu(array: &Array, digests: bool) -> Site {
     let site = Site::new();
     site.make(REMOTE, &controller(digests));
     for (number, port) in array.ports.iter().enumerate() {
-        site.make(&path_name(number), &path(*port));
+        site.make(&path_name(number), &path(&array.address, *port));
     }
     site
 }
@@ -259,7 +261,7 @@ fn what_stands_on_a_remote_namespace_has_its_size_before_the_array_is_reached() 
     {
         let before = Site::with(kept.clone());
         before.make(REMOTE, &controller(false));
-        before.make(&path_name(0), &path(array.ports[0]));
+        before.make(&path_name(0), &path(&array.address, array.ports[0]));
         assert!(before.volume(&namespace(1)).is_some());
     }
     array.close(0);
@@ -268,7 +270,12 @@ fn what_stands_on_a_remote_namespace_has_its_size_before_the_array_is_reached() 
         .try_make(REMOTE, &controller(false), &[], true)
         .unwrap();
     after
-        .try_make(&path_name(0), &path(array.ports[0]), &[], true)
+        .try_make(
+            &path_name(0),
+            &path(&array.address, array.ports[0]),
+            &[],
+            true,
+        )
         .unwrap();
     let volume = after.volume(&namespace(1)).unwrap();
     assert_eq!(
@@ -288,13 +295,13 @@ fn an_array_that_cannot_be_had_is_kept_and_says_why() {
     let array = Array::start(1);
     let site = Site::new();
     site.make(REMOTE, &controller(false));
-    let mut wrong = path(array.ports[0]);
+    let mut wrong = path(&array.address, array.ports[0]);
     wrong.fabrics.as_mut().unwrap().subnqn = "nqn.2026-01.org.example:nobody".to_owned();
-    let mut nowhere = path(array.ports[0]);
+    let mut nowhere = path(&array.address, array.ports[0]);
     nowhere.traddr = "no-such-host.invalid".to_owned();
     for (number, spec, hint) in [
         (0, wrong, "Connect was refused"),
-        (1, path(free_port()), "refused"),
+        (1, path(&own_address(), 4420), "refused"),
         (2, nowhere, "no address"),
     ] {
         let name = path_name(number);
@@ -312,7 +319,7 @@ fn what_makes_no_sense_is_refused_with_the_field() {
         let error = site.try_make(&path_name(0), spec, &[], false).unwrap_err();
         assert!(error.message.contains(hint), "{}", error.message);
     };
-    let good = path(4420);
+    let good = path("127.0.0.1", 4420);
     let mut fabrics = good.fabrics.clone().unwrap();
     fabrics.trsvcid = 0;
     let with = |fabrics: FabricsPath| NvmePath {
@@ -362,9 +369,14 @@ fn without_multipath_there_is_one_path() {
         ..controller(false)
     };
     site.make(REMOTE, &spec);
-    site.make(&path_name(0), &path(array.ports[0]));
+    site.make(&path_name(0), &path(&array.address, array.ports[0]));
     let error = site
-        .try_make(&path_name(1), &path(array.ports[1]), &[], false)
+        .try_make(
+            &path_name(1),
+            &path(&array.address, array.ports[1]),
+            &[],
+            false,
+        )
         .unwrap_err();
     assert!(error.message.contains(&path_name(0)), "{}", error.message);
 }
@@ -392,4 +404,23 @@ fn a_platform_ends_in_order_while_io_waits_for_a_lost_array() {
     // A reactor that panicked would take this process along.
     drop((lane, volume));
     drop(xpu);
+}
+
+#[test]
+fn of_changes_on_two_paths_at_once_the_later_has_the_last_word() {
+    let array = Array::start(2);
+    array.add(1, 4096, 100, 0);
+    let xpu = xpu(&array, false);
+    let volume = xpu.volume(&namespace(1)).unwrap();
+    for _ in 0..20 {
+        // Both paths are lost and made at the same moment, on two reactors.
+        xpu.reset(REMOTE);
+        for path in 0..2 {
+            let name = path_name(path);
+            until("a path's return", || {
+                xpu.trouble::<NvmePath>(&name).is_none()
+            });
+        }
+        until("a namespace's return", || volume.state() == State::Online);
+    }
 }

@@ -7,8 +7,8 @@ use blk::Volume;
 use engine::{Keep, KeepDone, Latch, Options, Reactors, World};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::TcpListener;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -65,10 +65,14 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A port of the loopback address that is free now.
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+/// A loopback address of the caller's own. Connections come from 127.0.0.1, so a port that was
+/// listened at there once can be listened at again: nobody else takes it meanwhile.
+pub(crate) fn own_address() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(1);
+    let process = std::process::id();
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let (high, low) = (1 + process / 256 % 250, process % 256);
+    format!("127.{high}.{low}.{number}")
 }
 
 /// A platform with its reactors.
