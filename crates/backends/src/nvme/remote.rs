@@ -328,17 +328,15 @@ impl Remote {
     /// Forgets namespaces that the array has no more and that nobody uses.
     pub(super) fn forget_unused(&self) {
         let used: Vec<Handle> = {
-            let mut inner = self.inner();
-            let used = inner
-                .given
-                .iter()
-                .filter(|(_, given)| Arc::strong_count(&given.counted) > 1);
-            let used = used.map(|(handle, _)| *handle).collect();
-            let known: Vec<Handle> = inner.table.namespaces().map(|(_, k)| k.handle).collect();
-            inner.given.retain(|handle, _| known.contains(handle));
-            used
+            let inner = self.inner();
+            let given = inner.given.iter();
+            let used = given.filter(|(_, given)| Arc::strong_count(&given.counted) > 1);
+            used.map(|(handle, _)| *handle).collect()
         };
         self.change(|table| table.forget(|handle| used.contains(&handle), engine::now()));
+        let mut inner = self.inner();
+        let known: Vec<Handle> = inner.table.namespaces().map(|(_, k)| k.handle).collect();
+        inner.given.retain(|handle, _| known.contains(handle));
     }
 
     /// The first rail, which has a queue on every path that serves.
