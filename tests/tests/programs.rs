@@ -170,20 +170,20 @@ fn the_clients_errors_are_one_line_and_its_exit_codes_mean_something() {
     assert!(nobody.text.contains("127.0.0.1:1"), "{nobody}");
 }
 
-#[test]
-fn the_demo_checks_itself_says_what_to_do_next_and_ends_on_ctrl_c() {
+/// Runs a demo until it has said all of `wanted`, looks at it with `look`, and ends it with Ctrl-C.
+fn demo(flag: &str, wanted: &[&str], look: impl FnOnce(&Net)) {
     let net = Net::new();
     let mut child = net
         .command(&opi_binary())
-        .args(["serve", "--demo"])
+        .args(["serve", flag])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .expect("`ip netns exec` starts");
     let (send, lines) = mpsc::channel();
-    let errors = child.stderr.take().unwrap();
-    let out = child.stdout.take().unwrap();
+    let errors = child.stderr.take().expect("it is a pipe");
+    let out = child.stdout.take().expect("it is a pipe");
     // Both threads end with the program, which closes its ends of the pipes.
     for stream in [
         Box::new(out) as Box<dyn std::io::Read + Send>,
@@ -198,28 +198,66 @@ fn the_demo_checks_itself_says_what_to_do_next_and_ends_on_ctrl_c() {
             }
         });
     }
-    let deadline = Instant::now() + Duration::from_secs(60);
+    drop(send);
+    let deadline = Instant::now() + Duration::from_secs(90);
     let mut said = String::new();
-    while !said.contains("nvme connect") || !said.contains("/docs") {
+    while !wanted.iter().all(|w| said.contains(w)) {
         let left = deadline.saturating_duration_since(Instant::now());
         let line = lines.recv_timeout(left);
-        said += &line.unwrap_or_else(|e| panic!("{e} after:\n{said}"));
+        said += &line.unwrap_or_else(|e| panic!("{e}, not all of {wanted:?} in:\n{said}"));
         said.push('\n');
     }
-    for wanted in ["127.0.0.1", "4420", "nqn."] {
-        assert!(said.contains(wanted), "no {wanted} in:\n{said}");
-    }
-    let mut curl = net.command(Path::new("curl"));
-    run(curl.args(["-fsS", "http://127.0.0.1:8082/v1/nvmeSubsystems"])).ok();
+    look(&net);
     run(Command::new("kill").args(["-INT", &child.id().to_string()])).ok();
     let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
+        if let Some(status) = child.try_wait().expect("our own child can be waited for") {
             break status;
         }
         assert!(Instant::now() < deadline, "the demo does not end:\n{said}");
         thread::sleep(Duration::from_millis(20));
     };
     assert!(status.success(), "{status}:\n{said}");
+}
+
+#[test]
+fn the_demo_checks_itself_says_what_to_do_next_and_ends_on_ctrl_c() {
+    let wanted = [
+        "127.0.0.1",
+        "4420",
+        "nqn.",
+        "nvme connect",
+        "/docs",
+        "Ctrl-C",
+    ];
+    demo("--demo", &wanted, |net| {
+        let mut curl = net.command(Path::new("curl"));
+        run(curl.args(["-fsS", "http://127.0.0.1:8082/v1/nvmeSubsystems"])).ok();
+    });
+}
+
+#[test]
+fn the_xpu_demo_cuts_a_path_under_load_and_loses_nothing() {
+    let wanted = [
+        "path b is cut",
+        "path b is back",
+        "nothing was lost",
+        "Ctrl-C",
+    ];
+    demo("--demo=xpu", &wanted, |net| {
+        let mut bench = net.command(&opi_binary());
+        let disk = "tcp://127.0.0.1:4420/nqn.2026-01.org.opiproject:demo";
+        run(bench.args(["bench", disk, "--rw", "randrw", "--verify", "--time", "1s"])).ok();
+    });
+}
+
+#[test]
+fn the_published_sequences_run_as_scripts() {
+    let net = Net::new();
+    let demos = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demos");
+    let mut script = net.command(&demos.join("bridge.sh"));
+    let said = run(script.env("OPI", opi_binary())).ok();
+    assert!(said.ends_with("done: every call succeeded\n"), "{said}");
+    assert!(said.contains(", 0 wrong"), "nothing was verified:\n{said}");
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! The one binary, `opi`: reads the command line and hands it to the program that serves it.
 
+use bench::Address;
+use bench::host::Options;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
-use server::demo::Checked;
+use server::demo;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 const ABOUT: &str = "Software-defined storage behind the OPI Storage interface";
 const TOUR: &str = "\
 A first look:
   opi serve --demo                              a disk from memory over NVMe/TCP, checked
+  opi serve --demo=xpu                          a disk on a remote array; one of two paths is cut
   opi create malloc-volume m0 --size 1GiB
   opi get all
   opi top
@@ -66,16 +70,61 @@ fn run(args: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// How the demo checks its disk: with the host of the load generator.
-fn check(address: SocketAddr, nqn: &str) -> Result<Checked, String> {
+/// The host that the demo works with: that of the load generator.
+const DEMO_HOST: demo::Host = demo::Host { check, load };
+
+fn check(address: SocketAddr, nqn: &str) -> Result<demo::Checked, String> {
     let found = bench::check(address, nqn).map_err(|e| e.to_string())?;
     let bench::Checked { mib, seconds } = found;
-    Ok(Checked { mib, seconds })
+    Ok(demo::Checked { mib, seconds })
+}
+
+/// Half reads, half writes, in a part of the disk that is filled and checked within seconds.
+fn load(
+    socket: SocketAddr,
+    nqn: &str,
+    time: Duration,
+    hear: demo::Listener<'_>,
+) -> Result<demo::Loaded, String> {
+    let address = Address::from_parts(&socket.ip().to_string(), socket.port(), nqn)?;
+    let load = bench::Load {
+        depth: 16,
+        read_percent: 50,
+        time,
+        ramp: Duration::ZERO,
+        range_bytes: Some(64 << 20),
+        verify: true,
+        ..bench::Load::default()
+    };
+    let mut progress = |p: bench::Progress| {
+        hear(demo::Pace {
+            measuring: p.stage == "measuring",
+            stage: p.stage,
+            rate: p.rate,
+        });
+    };
+    let report = load
+        .run(&address, 1, &Options::default(), &mut progress)
+        .map_err(|e| e.to_string())?;
+    let verified = report.verified.clone().unwrap_or_default();
+    let mut wrong: Vec<String> = verified.first.iter().map(ToString::to_string).collect();
+    wrong.extend(
+        report
+            .errors
+            .iter()
+            .map(|(status, n)| format!("{n} times {status}")),
+    );
+    Ok(demo::Loaded {
+        ios: report.total.ios,
+        checked: verified.blocks,
+        wrong: wrong.join("; "),
+        longest: Duration::from_secs_f64(report.total.latency.max_us / 1e6),
+    })
 }
 
 fn dispatch(root: &Command, matches: &ArgMatches) -> ExitCode {
     match matches.subcommand() {
-        Some(("serve", inner)) => server::run::main(inner, check),
+        Some(("serve", inner)) => server::run::main(inner, DEMO_HOST),
         Some(("bench", inner)) => match bench::run(inner) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(error.exit_code(), &error),

@@ -2,6 +2,7 @@
 
 mod exposure;
 
+use crate::demo::Demo;
 use clap::parser::ValueSource;
 use clap::{Args, FromArgMatches, ValueEnum};
 use serde::Deserialize;
@@ -107,9 +108,16 @@ pub struct Flags {
     /// Print the settings that would be used, with where each comes from, and exit
     #[arg(long)]
     print_config: bool,
-    /// Serve a demo disk from memory on 127.0.0.1:4420 with a throw-away state directory
-    #[arg(long)]
-    demo: bool,
+    /// Build a demo from nothing, with a throw-away state directory, check it, and serve it
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "disk"
+    )]
+    demo: Option<Demo>,
 }
 
 /// The settings that a server runs with.
@@ -145,8 +153,8 @@ pub struct Config {
     pub log: String,
     /// The log format.
     pub log_format: LogFormat,
-    /// Build the demo chain.
-    pub demo: bool,
+    /// The demo to build.
+    pub demo: Option<Demo>,
 }
 
 /// Files for TLS on the management listeners.

@@ -1,27 +1,41 @@
-//! `opi serve --demo`: a disk from memory that a Linux host can connect to, checked end to end.
+//! `opi serve --demo`: a chain that a person can look at, built from nothing and checked.
 
+mod disk;
+mod picture;
 mod text;
+mod xpu;
 
 use api::Error;
 use api::kinds;
+use clap::ValueEnum;
 use prost_reflect::DynamicMessage;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::calls::{Dispatch, Meta};
 use crate::service::Service;
 
 /// Where the demo disk is exported. The port is NVMe/TCP's own (IANA).
-pub(crate) const DATA_ADDR: ([u8; 4], u16) = ([127, 0, 0, 1], 4420);
+const DATA_ADDR: ([u8; 4], u16) = ([127, 0, 0, 1], 4420);
 /// The NQN of the demo's subsystem.
-pub(crate) const NQN: &str = "nqn.2026-01.org.opiproject:demo";
+const NQN: &str = "nqn.2026-01.org.opiproject:demo";
 const BLOCK_BYTES: u64 = 4096;
 /// 1 GiB: enough for a file system; memory is taken only for what is written.
 const BLOCKS: u64 = (1 << 30) / BLOCK_BYTES;
 
-/// What the check of the disk found. The program that has a host brings the check: the server has
-/// none.
+/// Which chain the demo builds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Demo {
+    /// A disk from memory on 127.0.0.1:4420
+    Disk,
+    /// The same disk kept on a second server, an array with two paths (ports 4421 and 4422), one of
+    /// which is cut under load
+    Xpu,
+}
+
+/// What the check of the disk found.
 #[derive(Clone, Copy, Debug)]
 pub struct Checked {
     /// MiB written, and as many read.
@@ -30,8 +44,50 @@ pub struct Checked {
     pub seconds: f64,
 }
 
-/// Writes namespace 1 of a subsystem at an address and reads it back, or says what went wrong.
-pub type Check = fn(SocketAddr, &str) -> Result<Checked, String>;
+/// How a load is going.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// False while the blocks are filled before, or read again after the load itself.
+    pub measuring: bool,
+    /// What it is doing.
+    pub stage: &'static str,
+    /// I/Os per second at the host.
+    pub rate: f64,
+}
+
+/// What a verified load found.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// I/Os that succeeded while the load was measured.
+    pub ios: u64,
+    /// Blocks compared with what was written last.
+    pub checked: u64,
+    /// Blocks that held something else, and I/Os that failed, in words; empty if all was well.
+    pub wrong: String,
+    /// The longest that any I/O took.
+    pub longest: Duration,
+}
+
+/// Hears how a load is going.
+pub type Listener<'a> = &'a mut dyn FnMut(Pace);
+
+/// A host for the demo: the server has none, so the program that has one brings it. Both work on
+/// namespace 1 of the subsystem at an address, and say what went wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct Host {
+    /// Writes the beginning and reads it back.
+    pub check: fn(SocketAddr, &str) -> Result<Checked, String>,
+    /// Reads and writes for some time and verifies all that is read.
+    pub load: fn(SocketAddr, &str, Duration, Listener<'_>) -> Result<Loaded, String>,
+}
+
+/// A server of the demo.
+pub(crate) struct Site {
+    pub(crate) dispatch: Dispatch,
+    pub(crate) service: Service,
+    /// Its addresses for gRPC and HTTP, in this order.
+    pub(crate) management: Vec<SocketAddr>,
+}
 
 /// A throw-away place for the demo's state; gone when dropped.
 pub(crate) struct Place(PathBuf);
@@ -49,12 +105,9 @@ impl Place {
         Ok(Self(path))
     }
 
-    pub(crate) fn state_dir(&self) -> PathBuf {
-        self.0.join("state")
-    }
-
-    pub(crate) fn key_file(&self) -> PathBuf {
-        self.0.join("seal.key")
+    /// The state directory and the key file of one of the demo's servers.
+    pub(crate) fn of(&self, server: &str) -> (PathBuf, PathBuf) {
+        (self.0.join(server), self.0.join(format!("{server}.key")))
     }
 }
 
@@ -66,83 +119,72 @@ impl Drop for Place {
     }
 }
 
-/// Builds the chain, checks it, says what runs where, and then waits for ever.
+/// Builds the chain, checks it, says what runs where, and then waits for ever. `array` is there for
+/// the demos that have one.
 ///
 /// # Errors
 /// What went wrong; the demo does not go on without a part.
-pub(crate) async fn run(
-    dispatch: Dispatch,
-    management: Vec<SocketAddr>,
-    service: Service,
-    check: Check,
-) -> Result<(), Error> {
-    service.restored().await;
-    for step in steps() {
-        println!("  {}", step.says);
-        call(&dispatch, step.method, step.request).await?;
+pub(crate) async fn run(site: &Site, array: Option<&Site>, host: Host) -> Result<(), Error> {
+    site.service.restored().await;
+    match array {
+        None => disk::run(site, host).await?,
+        Some(array) => {
+            array.service.restored().await;
+            xpu::run(site, array, host).await?;
+        }
     }
-    let address = SocketAddr::from(DATA_ADDR);
-    let checked = tokio::task::spawn_blocking(move || check(address, NQN)).await;
-    let checked = checked.map_err(|e| Error::internal("the check panicked").caused_by(e))?;
-    let checked = checked.map_err(|e| Error::internal(format!("the check of the disk: {e}")))?;
-    print!("{}", text::what_runs(&management, address, &checked));
     std::future::pending().await
 }
 
+/// A call of the API, with what it does in words.
 struct Step {
     says: &'static str,
     method: &'static str,
     request: Value,
 }
 
-fn steps() -> [Step; 4] {
-    let (ip, port) = DATA_ADDR;
-    let address = ip.map(|part| part.to_string()).join(".");
-    [
-        Step {
-            says: "back-end:   mallocVolumes/demo       1 GiB of memory, taken as it is written",
-            method: "CreateMallocVolume",
-            request: json!({
-                "mallocVolumeId": "demo",
-                "mallocVolume": {"blockSize": BLOCK_BYTES, "blocksCount": BLOCKS},
-            }),
-        },
-        Step {
-            says: "front-end:  nvmeSubsystems/demo      nqn.2026-01.org.opiproject:demo",
-            method: "CreateNvmeSubsystem",
-            request: json!({
-                "nvmeSubsystemId": "demo",
-                "nvmeSubsystem": {"spec": {"nqn": NQN, "modelNumber": "OPI demo disk"}},
-            }),
-        },
-        Step {
-            says: "            .../nvmeNamespaces/disk  shows the volume to hosts as namespace 1",
-            method: "CreateNvmeNamespace",
-            request: json!({
-                "parent": "nvmeSubsystems/demo",
-                "nvmeNamespaceId": "disk",
-                "nvmeNamespace": {
-                    "spec": {"volumeNameRef": "mallocVolumes/demo", "hostNsid": 1},
-                },
-            }),
-        },
-        Step {
-            says: "            .../nvmeControllers/tcp  listens on 127.0.0.1:4420",
-            method: "CreateNvmeController",
-            request: json!({
-                "parent": "nvmeSubsystems/demo",
-                "nvmeControllerId": "tcp",
-                "nvmeController": {"spec": {
-                    "trtype": "NVME_TRANSPORT_TYPE_TCP",
-                    "fabricsId": {
-                        "traddr": address,
-                        "trsvcid": port.to_string(),
-                        "adrfam": "NVME_ADDRESS_FAMILY_IPV4",
-                    },
-                }},
-            }),
-        },
-    ]
+impl Step {
+    fn new(says: &'static str, method: &'static str, request: Value) -> Self {
+        Self {
+            says,
+            method,
+            request,
+        }
+    }
+}
+
+/// Does what the steps say, and says it.
+async fn build(dispatch: &Dispatch, steps: impl IntoIterator<Item = Step>) -> Result<(), Error> {
+    for step in steps {
+        println!("  {}", step.says);
+        call(dispatch, step.method, step.request).await?;
+    }
+    Ok(())
+}
+
+/// A listener for NVMe/TCP on this address.
+fn listener(id: &str, ([a, b, c, d], port): ([u8; 4], u16)) -> Value {
+    json!({
+        "parent": "nvmeSubsystems/demo",
+        "nvmeControllerId": id,
+        "nvmeController": {"spec": {
+            "trtype": "NVME_TRANSPORT_TYPE_TCP",
+            "fabricsId": {
+                "traddr": format!("{a}.{b}.{c}.{d}"),
+                "trsvcid": port.to_string(),
+                "adrfam": "NVME_ADDRESS_FAMILY_IPV4",
+            },
+        }},
+    })
+}
+
+/// Runs what blocks on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|e| Error::internal("the demo's host panicked").caused_by(e))?;
+    done.map_err(|e| Error::internal(format!("the demo's host: {e}")))
 }
 
 /// One call of the API, as any client would make it.
@@ -162,7 +204,8 @@ mod tests {
 
     #[test]
     fn every_step_is_a_request_of_the_api() {
-        for step in steps() {
+        let all = disk::steps().into_iter().chain(xpu::steps());
+        for step in all {
             let method = kinds::methods()
                 .iter()
                 .find(|m| m.descriptor.name() == step.method);

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::xpu::Found;
 use super::{Checked, NQN};
 
 /// What runs where, and what to try next.
@@ -37,6 +38,44 @@ pub(super) fn what_runs(management: &[SocketAddr], data: SocketAddr, checked: &C
          \x20 opi{addr} top\n\
          \x20 opi bench tcp://{ip}:{port}/{NQN} --qd 32 --runtime 10\n\n\
          Ctrl-C ends it; nothing stays behind.\n"
+    )
+}
+
+/// What the load through the xPU found while a path was cut, and what to try next.
+pub(super) fn what_happened(found: &Found, (xpu, array): (&[SocketAddr], &[SocketAddr])) -> String {
+    let shown = |all: &[SocketAddr], index: usize| {
+        all.get(index).map_or_else(String::new, ToString::to_string)
+    };
+    let (grpc, web) = (shown(xpu, 0), shown(xpu, 1));
+    let (array_grpc, array_web) = (shown(array, 0), shown(array, 1));
+    let Found {
+        loaded,
+        noticed,
+        returned,
+    } = found;
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    format!(
+        "\nnothing was lost: {ios} I/Os, none failed; {checked} blocks read and compared, none \
+         wrong\n\
+         \x20 longest I/O        {longest:.0} ms, with the path cut in the middle\n\
+         \x20 path b was lost    and seen as lost within {noticed:.0} ms\n\
+         \x20 path b came back   within {returned:.0} ms of its listener\n\n\
+         what runs where\n\
+         \x20 xPU    gRPC {grpc}   REST and metrics http://{web}   NVMe/TCP 127.0.0.1:4420\n\
+         \x20 array  gRPC {array_grpc}   REST and metrics http://{array_web}   NVMe/TCP \
+         127.0.0.1:4421, 127.0.0.1:4422\n\n\
+         connect a Linux host on this machine (as root; needs the nvme-tcp module)\n\
+         \x20 nvme connect -t tcp -a 127.0.0.1 -s 4420 -n {NQN}\n\n\
+         cut a path yourself, in another terminal\n\
+         \x20 opi bench tcp://127.0.0.1:4420/{NQN} --rw randrw --verify --runtime 30 &\n\
+         \x20 opi delete nvme-controller a --parent demo --addr {array_grpc}\n\
+         \x20 opi describe nvme-path a --parent array --addr {grpc}\n\n\
+         Ctrl-C ends it; nothing stays behind.\n",
+        ios = loaded.ios,
+        checked = loaded.checked,
+        longest = ms(loaded.longest),
+        noticed = ms(*noticed),
+        returned = ms(*returned),
     )
 }
 

@@ -10,6 +10,7 @@ use control::Settings;
 use control::store::{DiskStore, Store as _, read_key_file};
 use engine::{Backend, Latch, Options, Reactors, World};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::calls::Dispatch;
 use crate::config::{self, Config, IoEngine, Wish};
-use crate::demo::Check;
+use crate::demo::{self, Demo, Host, Place, Site};
 use crate::http::{self, host, listen, tls};
 use crate::logging;
 use crate::service::{Service, Start, Writer};
@@ -26,10 +27,10 @@ use crate::service::{Service, Start, Writer};
 /// Threads of the control plane: it waits far more than it works, and every thread costs memory.
 const CONTROL_THREADS: usize = 2;
 
-/// Runs `opi serve`; `check` is how the demo checks its disk.
+/// Runs `opi serve`; `demo_host` is the host that the demo works with.
 ///
 /// Exit status 0 after a wanted end, 1 after a failure, 2 for wrong settings.
-pub fn main(matches: &ArgMatches, check: Check) -> ExitCode {
+pub fn main(matches: &ArgMatches, demo_host: Host) -> ExitCode {
     let usage = |text: String| {
         eprintln!("error: {text}");
         ExitCode::from(2)
@@ -48,7 +49,7 @@ pub fn main(matches: &ArgMatches, check: Check) -> ExitCode {
     if let Err(text) = logging::start(&config.log, config.log_format) {
         return usage(text);
     }
-    match serve(&config, check) {
+    match serve(&config, demo_host) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", one_line(&error));
@@ -75,7 +76,7 @@ fn failed(what: &str, error: &std::io::Error) -> Error {
     Error::unavailable(format!("{what}: {error}"))
 }
 
-fn serve(config: &Config, check: Check) -> Result<(), Error> {
+fn serve(config: &Config, demo_host: Host) -> Result<(), Error> {
     raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -83,7 +84,7 @@ fn serve(config: &Config, check: Check) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(|e| failed("the threads of the control plane cannot be started", &e))?;
-    runtime.block_on(serve_async(config, check))
+    runtime.block_on(serve_async(config, demo_host))
 }
 
 /// As many descriptors as this process may have: a host queue is one, a file volume is one.
@@ -107,48 +108,79 @@ struct Running {
     tls: Option<Arc<rustls::ServerConfig>>,
     listeners: Vec<TcpListener>,
     /// The last handle to the threads that do the I/O.
-    world: World,
+    _world: World,
 }
 
-async fn serve_async(config: &Config, check: Check) -> Result<(), Error> {
+impl Running {
+    fn site(&self) -> Site {
+        let addresses = self.listeners.iter().filter_map(|l| l.local_addr().ok());
+        Site {
+            dispatch: Dispatch::new(Arc::new(self.service.clone())),
+            service: self.service.clone(),
+            management: addresses.collect(),
+        }
+    }
+
+    /// Serves until `stop` is ready; once.
+    async fn serve(&mut self, names: &host::Names, stop: impl Future<Output = ()>) {
+        let listeners = std::mem::take(&mut self.listeners);
+        let (tls, router) = (self.tls.clone(), self.router.clone());
+        listen::serve(listeners, tls, names, router, stop).await;
+    }
+}
+
+async fn serve_async(config: &Config, demo_host: Host) -> Result<(), Error> {
     // Kept to the end: the directory is removed with it.
-    let demo = if config.demo {
-        Some(crate::demo::Place::make()?)
-    } else {
-        None
-    };
-    let (state_dir, key_file) = match &demo {
-        Some(place) => (place.state_dir(), place.key_file()),
+    let place = config.demo.map(|_| Place::make()).transpose()?;
+    let (state_dir, key_file) = match &place {
+        Some(place) => place.of("state"),
         None => (config.state_dir.clone(), config.key_file.clone()),
     };
     let stop = stop_signal()?;
-    let Running {
-        service,
-        router,
-        tls,
-        listeners,
-        world,
-    } = start(config, state_dir, &key_file).await?;
-    let addresses: Vec<_> = listeners
-        .iter()
-        .filter_map(|l| l.local_addr().ok())
-        .collect();
+    let mut running = start(config, state_dir, &key_file).await?;
+    // The array of the demo that has one: a server beside this one, on ports that are free.
+    let mut array = match (config.demo, &place) {
+        (Some(Demo::Xpu), Some(place)) => Some(start_array(config, place).await?),
+        _ => None,
+    };
+    let (site, array_site) = (running.site(), array.as_ref().map(Running::site));
     let names = host::Names::new(config.allowed_hosts.clone());
-    let serving = listen::serve(listeners, tls, &names, router, stop);
-    if demo.is_some() {
-        let dispatch = Dispatch::new(Arc::new(service.clone()));
+    let serving = running.serve(&names, stop);
+    if config.demo.is_some() {
+        let array_serving = async {
+            if let Some(array) = &mut array {
+                array.serve(&names, std::future::pending()).await;
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             // Ctrl-C in the middle of the demo ends it; its own failure ends the program.
             () = serving => {}
-            failed = crate::demo::run(dispatch, addresses, service.clone(), check) => failed?,
+            () = array_serving => {}
+            failed = demo::run(&site, array_site.as_ref(), demo_host) => failed?,
         }
     } else {
         serving.await;
     }
     tracing::info!("stopping: changes under way are finished first");
-    service.close().await;
-    drop(world);
+    // The threads that do the I/O end with `running` and `array`, after this.
+    site.service.close().await;
+    if let Some(array) = array_site {
+        array.service.close().await;
+    }
     Ok(())
+}
+
+async fn start_array(config: &Config, place: &Place) -> Result<Running, Error> {
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = Config {
+        grpc_addr: free,
+        http_addr: free,
+        tls: None,
+        ..config.clone()
+    };
+    let (state_dir, key_file) = place.of("array");
+    start(&config, state_dir, &key_file).await
 }
 
 async fn start(config: &Config, state_dir: PathBuf, key_file: &Path) -> Result<Running, Error> {
@@ -203,7 +235,7 @@ async fn start(config: &Config, state_dir: PathBuf, key_file: &Path) -> Result<R
         router,
         tls,
         listeners: vec![grpc, web],
-        world,
+        _world: world,
     })
 }
 

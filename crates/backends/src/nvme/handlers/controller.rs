@@ -48,8 +48,9 @@ impl Handler<NvmeRemoteController> for ControllerHandler {
         between(QUEUES, new.io_queues_count, QUEUES_MAX)?;
         between(QUEUE_SIZE, new.queue_size, QUEUE_SIZE_MAX)?;
         if new.tcp.as_ref().is_some_and(|tcp| !tcp.psk.is_empty()) {
-            let text = "TLS is not implemented yet; leave it out to connect in the clear";
-            return Err(Error::invalid(PSK, text));
+            let text =
+                format!("{PSK}: TLS is not implemented yet; leave it out to connect in the clear");
+            return Err(Error::unimplemented(text).at(PSK));
         }
         if old.is_some_and(|old| old.io_queues_count != new.io_queues_count) {
             let text =
