@@ -26,6 +26,11 @@ pub fn python() -> PathBuf {
     file("venv/bin/python")
 }
 
+/// The reference Go client; only machines that can get it build the tests that use it.
+pub fn go_client() -> PathBuf {
+    file("go/godpu")
+}
+
 /// The program under test: `OPI_BIN`, or `opi` beside the test programs' folder.
 pub fn opi_binary() -> PathBuf {
     let path = env::var_os("OPI_BIN")

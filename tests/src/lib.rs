@@ -15,7 +15,7 @@ mod shell;
 
 pub use guest::{Guest, GuestOptions};
 pub use http::Reply;
-pub use lab::{opi_binary, python};
+pub use lab::{go_client, opi_binary, python};
 pub use net::{Family, Net};
 pub use server::{Server, ServerOptions};
 pub use shell::{Output, run};

@@ -108,6 +108,9 @@ pub(crate) fn run(choice: &Choice) -> ExitCode {
         println!("  {name:<8} not run, the step before it failed");
         failed += 1;
     }
+    if table.iter().any(|(name, ..)| *name == "system") && !lab::has_go_client() {
+        println!("  left out: the unmodified Go client (`cargo xtask lab` says why)");
+    }
     println!("  total    {:>19.0} s", start.elapsed().as_secs_f64());
     println!("{passed} passed, {failed} failed");
     if failed == 0 {
@@ -177,6 +180,9 @@ fn perform(name: &str) -> Outcome {
         "system" => {
             let mut tests = cargo(&["test", "--release", "-p", "tests", "--no-fail-fast"]);
             tests.env("OPI_LAB", lab::dir());
+            if lab::has_go_client() {
+                tests.args(["--features", "go-client"]);
+            }
             tested(tests)
         }
         other => unreachable!("{other} is in the table of steps"),

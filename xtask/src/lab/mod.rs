@@ -4,6 +4,7 @@
 //! Each part carries a stamp of what it was made from and is made again only when that changes.
 
 mod apt;
+mod go;
 mod image;
 mod python;
 mod recipe;
@@ -24,6 +25,11 @@ const EDITION: u32 = 1;
 /// The lab's folder: `OPI_LAB`, or `target/lab` of the workspace.
 pub(crate) fn dir() -> PathBuf {
     env::var_os("OPI_LAB").map_or_else(|| workspace::root().join("target/lab"), PathBuf::from)
+}
+
+/// Whether the reference Go client could be had.
+pub(crate) fn has_go_client() -> bool {
+    go::has_client(&dir())
 }
 
 /// Builds what is missing.
@@ -65,6 +71,7 @@ pub(crate) fn build() -> Result<()> {
         step("Python clients", || python::build(&lab.join("venv")))?;
         clients.set()?;
     }
+    step("reference Go client", || go::build(&lab))?;
     println!("lab: ready");
     Ok(())
 }

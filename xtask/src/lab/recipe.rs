@@ -128,3 +128,6 @@ pub(super) const PYTHON_PACKAGES: &[&str] = &[
     "grpcio-reflection==1.85.1",
     "protobuf==7.36.2",
 ];
+
+/// The reference client, as `go install` takes it.
+pub(super) const GO_CLIENT: &str = "github.com/opiproject/godpu@v0.2.0";
