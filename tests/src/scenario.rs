@@ -170,12 +170,16 @@ pub fn check_file_system(nqn: &str, nsid: u32) -> String {
     format!("set -e; umount /mnt; disk=$(wait_disk {nqn} {nsid}); e2fsck -fn $disk")
 }
 
+/// fio's jobs are processes that write to a pipe of its main one, which may have closed it already
+/// when a slow guest gets to it; a job that dies of that says nothing about the disk.
+const FIO_SIGNALS: &str = "trap '' PIPE";
+
 /// fio with four jobs at depth 32, random writes of mixed sizes, everything verified.
 #[must_use]
 pub fn fio_verify(nqn: &str, nsid: u32) -> String {
     format!(
         "set -e; disk=$(wait_disk {nqn} {nsid})
-cd /run
+cd /run; {FIO_SIGNALS}
 fio --name=verify --filename=$disk --direct=1 --ioengine=libaio --iodepth=32 --numjobs=4 \
   --rw=randwrite --bssplit=4k/70:16k/20:128k/10 --size=4M --offset_increment=16M \
   --verify=crc32c --verify_fatal=1 --do_verify=1 --verify_backlog=512 --randseed=77 \
@@ -190,6 +194,7 @@ pub fn start_verifying(nqn: &str, nsid: u32) -> String {
         "set -e; disk=$(wait_disk {nqn} {nsid})
 cd /run; rm -f stop verified rounds; touch rounds
 (
+  {FIO_SIGNALS}
   while [ ! -e /run/stop ]; do
     fio --name=verify --filename=$disk --direct=1 --ioengine=libaio --iodepth=16 --numjobs=2 \
       --rw=randwrite --bssplit=4k/70:16k/20:128k/10 --size=2M --offset_increment=16M \
