@@ -57,7 +57,8 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>
     Ok(())
 }
 
-/// An `impl Resource` for every message with the `google.api.resource` option.
+/// An `impl Resource` for every message with the `google.api.resource` option, and an
+/// `impl SettingsMessage` for those that are the settings of a resource.
 fn resources(encoded: &[u8]) -> Result<String, Box<dyn Error>> {
     let pool = DescriptorPool::decode(encoded)?;
     let option = pool
@@ -77,6 +78,16 @@ fn resources(encoded: &[u8]) -> Result<String, Box<dyn Error>> {
         let resource = options
             .as_message()
             .ok_or("google.api.resource is no message")?;
+        if let Some(collection) = settings_of(resource)? {
+            let name = message.name();
+            writeln!(
+                text,
+                "impl crate::handler::SettingsMessage for {module}::{name} {{"
+            )?;
+            writeln!(text, "    const COLLECTION: &'static str = {collection:?};")?;
+            writeln!(text, "}}")?;
+            continue;
+        }
         writeln!(
             text,
             "impl crate::Resource for {module}::{} {{",
@@ -95,6 +106,21 @@ fn resources(encoded: &[u8]) -> Result<String, Box<dyn Error>> {
         writeln!(text, "}}")?;
     }
     Ok(text)
+}
+
+/// For the settings of a resource (`collection/{id}/settings`): the collection of that resource.
+fn settings_of(resource: &DynamicMessage) -> Result<Option<String>, Box<dyn Error>> {
+    let patterns = resource.get_field_by_name("pattern");
+    let pattern = patterns
+        .as_deref()
+        .and_then(|p| p.as_list()?.first()?.as_str())
+        .ok_or("a resource without a pattern")?;
+    let Some(parent) = pattern.strip_suffix("}/settings") else {
+        return Ok(None);
+    };
+    let collection = parent.rsplit('/').nth(1);
+    let collection = collection.ok_or("settings of what has no collection")?;
+    Ok(Some(collection.to_owned()))
 }
 
 fn string(message: &DynamicMessage, field: &str) -> Result<String, Box<dyn Error>> {

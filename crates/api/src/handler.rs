@@ -20,6 +20,46 @@ pub trait Resource: prost::Message + Default + Clone + Send + Sync + 'static {
     const TYPE: &'static str;
 }
 
+/// A message that holds the settings of the resources of one kind (AIP-156). Implemented by the
+/// build script for every resource message whose pattern ends in `/settings`.
+pub trait SettingsMessage: prost::Message + Default + Clone + Send + Sync + 'static {
+    /// The collection of the resources that have them, as in `nvmeRemoteControllers`.
+    const COLLECTION: &'static str;
+}
+
+/// The settings of one resource, in their encoded form and without a name. Empty stands for all
+/// defaults.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Settings(Vec<u8>);
+
+impl Settings {
+    /// Settings that were stored.
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The encoded message.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Encodes settings.
+    pub fn new<S: SettingsMessage>(settings: &S) -> Self {
+        Self(settings.encode_to_vec())
+    }
+
+    /// The settings as their message.
+    ///
+    /// # Errors
+    /// They are those of another kind.
+    pub fn read<S: SettingsMessage>(&self) -> Result<S> {
+        S::decode(self.0.as_slice()).map_err(|e| {
+            let text = format!("stored settings of {} cannot be decoded", S::COLLECTION);
+            Error::internal(text).caused_by(e)
+        })
+    }
+}
+
 /// What a handler is asked to work on.
 #[derive(Clone)]
 pub struct Job {
@@ -31,9 +71,19 @@ pub struct Job {
     /// The volumes that the resource refers to, by the path of the referring field (as in
     /// `spec.volume_name_ref`). One that is referred to and cannot be used now is absent.
     pub volumes: BTreeMap<String, Arc<dyn Volume>>,
+    /// How it shall be set, beside its own fields.
+    pub settings: Settings,
 }
 
 impl Job {
+    /// The settings, for kinds that have some.
+    ///
+    /// # Errors
+    /// They are those of another kind.
+    pub fn settings<S: SettingsMessage>(&self) -> Result<S> {
+        self.settings.read()
+    }
+
     /// The volume behind a field, if it can be used now.
     pub fn volume(&self, field: &str) -> Option<Arc<dyn Volume>> {
         self.volumes.get(field).cloned()
@@ -79,6 +129,28 @@ pub trait Handler<R: Resource>: Send + Sync + 'static {
     fn admit(&self, name: &ResourceName, new: &R, old: Option<&R>) -> Result<()> {
         let _ = (name, new, old);
         Ok(())
+    }
+
+    /// Checks new settings of `resource`, which is as it is recorded, before anything is written.
+    /// Must be quick and without effects; runs on the catalogue's task. A handler that knows the
+    /// settings of its kind says so here, and then gets them with every job: to `create`, and in
+    /// an `update` whose `old` and `new` are equal if nothing else is changed.
+    fn admit_settings(&self, name: &ResourceName, resource: &R, settings: &Settings) -> Result<()> {
+        let _ = (name, resource, settings);
+        let text = format!("settings of {} are not implemented here", R::COLLECTION);
+        Err(Error::unimplemented(text))
+    }
+
+    /// The settings in force: with the value of each field that nobody chose. Must be quick; runs
+    /// on the catalogue's task.
+    fn settings_in_force(
+        &self,
+        name: &ResourceName,
+        resource: &R,
+        settings: &Settings,
+    ) -> Result<Settings> {
+        let _ = (name, resource);
+        Ok(settings.clone())
     }
 
     /// Makes it so, and returns the resource with assigned fields filled in; that is what is
@@ -139,6 +211,20 @@ pub trait Erased: Send + Sync {
     fn claim(&self) -> Claim;
     /// [`Handler::admit`].
     fn admit(&self, name: &ResourceName, new: &[u8], old: Option<&[u8]>) -> Result<()>;
+    /// [`Handler::admit_settings`].
+    fn admit_settings(
+        &self,
+        name: &ResourceName,
+        resource: &[u8],
+        settings: &Settings,
+    ) -> Result<()>;
+    /// [`Handler::settings_in_force`].
+    fn settings_in_force(
+        &self,
+        name: &ResourceName,
+        resource: &[u8],
+        settings: &Settings,
+    ) -> Result<Settings>;
     /// [`Handler::create`].
     fn create(&self, job: Job, spec: Vec<u8>) -> Reply<'_, Vec<u8>>;
     /// [`Handler::update`].
@@ -170,6 +256,24 @@ impl<R: Resource, H: Handler<R>> Erased for Typed<R, H> {
     fn admit(&self, name: &ResourceName, new: &[u8], old: Option<&[u8]>) -> Result<()> {
         let old = old.map(decode::<R>).transpose()?;
         self.0.admit(name, &decode::<R>(new)?, old.as_ref())
+    }
+    fn admit_settings(
+        &self,
+        name: &ResourceName,
+        resource: &[u8],
+        settings: &Settings,
+    ) -> Result<()> {
+        self.0
+            .admit_settings(name, &decode::<R>(resource)?, settings)
+    }
+    fn settings_in_force(
+        &self,
+        name: &ResourceName,
+        resource: &[u8],
+        settings: &Settings,
+    ) -> Result<Settings> {
+        let resource = decode::<R>(resource)?;
+        self.0.settings_in_force(name, &resource, settings)
     }
     fn create(&self, job: Job, spec: Vec<u8>) -> Reply<'_, Vec<u8>> {
         Box::pin(async move {

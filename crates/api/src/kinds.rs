@@ -27,6 +27,8 @@ const LEGACY: [&str; 8] = [
 pub const LEGACY_COLLECTION: &str = "volumes";
 /// Packages whose services are served; those of `google` are vocabulary.
 const PACKAGES: [&str; 2] = ["opi_api.", "opi_ext."];
+/// The last segment of the name of settings: one for each resource of a kind (AIP-156).
+pub const SETTINGS: &str = "settings";
 /// Fields that name another resource end in this.
 const REFERENCE_SUFFIX: &str = "_name_ref";
 
@@ -51,6 +53,9 @@ pub struct Kind {
     pub legacy_collection: Option<&'static str>,
     /// Fields of the message that name other resources.
     pub references: Vec<Reference>,
+    /// The message with what can be set of a resource beside its own fields, for kinds that have
+    /// such: a singleton below each resource, stored with it and changed by methods of its own.
+    pub settings: Option<MessageDescriptor>,
     parent: Option<usize>,
     methods: Vec<usize>,
 }
@@ -99,6 +104,10 @@ pub enum Verb {
     Get,
     /// Answers with the counters of one.
     Stats,
+    /// Shows the settings of one (AIP-156).
+    GetSettings,
+    /// Changes the settings of one (AIP-156).
+    UpdateSettings,
     /// Anything else (AIP-136), by the verb in lower case, as in `reset`.
     Custom(String),
 }
@@ -117,7 +126,7 @@ pub struct HttpRule {
 /// The fields of a request, and of the answer to a list, that have a fixed meaning.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
-    /// The resource itself, in create and update.
+    /// The resource itself, in create and update; the settings, in their update.
     pub resource: Option<FieldDescriptor>,
     /// The id wished for, in create.
     pub id: Option<FieldDescriptor>,
@@ -249,7 +258,24 @@ impl Table {
     fn read(pool: &DescriptorPool) -> Self {
         let served = |package: &str| PACKAGES.iter().any(|p| package.starts_with(p));
         let messages = pool.all_messages().filter(|m| served(m.package_name()));
-        let mut kinds: Vec<Kind> = messages.filter_map(|m| read_kind(pool, &m)).collect();
+        let (mut kinds, mut settings) = (Vec::<Kind>::new(), Vec::new());
+        for message in messages {
+            let Some((resource, pattern)) = read_resource(pool, &message) else {
+                continue;
+            };
+            match pattern.last() {
+                Some(Segment::Literal(last)) if last == SETTINGS => {
+                    settings.push((pattern, message));
+                }
+                _ => kinds.push(read_kind(&message, &resource, pattern)),
+            }
+        }
+        for (pattern, message) in settings {
+            let above = &pattern[..pattern.len() - 1];
+            let kind = kinds.iter_mut().find(|k| k.pattern == above);
+            let kind = kind.unwrap_or_else(|| panic!("{} of no kind", message.full_name()));
+            kind.settings = Some(message);
+        }
         let by_collection: HashMap<String, usize> = kinds
             .iter()
             .enumerate()
@@ -295,12 +321,23 @@ impl Table {
     }
 }
 
-fn read_kind(pool: &DescriptorPool, message: &MessageDescriptor) -> Option<Kind> {
+/// The `google.api.resource` option of a message, and the pattern in it.
+fn read_resource(
+    pool: &DescriptorPool,
+    message: &MessageDescriptor,
+) -> Option<(DynamicMessage, Vec<Segment>)> {
     let resource = option(pool, &message.options(), "google.api.resource")?;
     let resource = resource.as_message()?.clone();
-    let patterns = resource.get_field_by_name("pattern")?;
-    let pattern = patterns.as_list()?.first()?.as_str()?.to_owned();
-    let pattern: Vec<Segment> = pattern.split('/').map(read_segment).collect();
+    let patterns = resource.get_field_by_name("pattern")?.into_owned();
+    let pattern = patterns.as_list()?.first()?.as_str()?;
+    Some((resource, pattern.split('/').map(read_segment).collect()))
+}
+
+fn read_kind(
+    message: &MessageDescriptor,
+    resource: &DynamicMessage,
+    pattern: Vec<Segment>,
+) -> Kind {
     let Some(Segment::Literal(collection)) = pattern.len().checked_sub(2).map(|i| &pattern[i])
     else {
         panic!(
@@ -312,19 +349,20 @@ fn read_kind(pool: &DescriptorPool, message: &MessageDescriptor) -> Option<Kind>
     let is_volume = message.name().ends_with("Volume") || message.name() == "NvmeRemoteNamespace";
     let mut references = Vec::new();
     read_references(message, &mut Vec::new(), &mut references);
-    Some(Kind {
+    Kind {
         message: message.clone(),
-        resource_type: text(&resource, "type"),
+        resource_type: text(resource, "type"),
         legacy_collection: LEGACY.contains(&&*collection).then_some(LEGACY_COLLECTION),
         collection,
         pattern,
-        singular: text(&resource, "singular"),
-        plural: text(&resource, "plural"),
+        singular: text(resource, "singular"),
+        plural: text(resource, "plural"),
         is_volume,
         references,
+        settings: None,
         parent: None,
         methods: Vec::new(),
-    })
+    }
 }
 
 fn read_segment(segment: &str) -> Segment {
@@ -427,7 +465,14 @@ fn classify(
         let named = text(reference.as_message()?, "type");
         kinds.iter().position(|k| k.resource_type == named)
     };
-    let kind = of_message(&method.output())
+    let of_settings = |m: &MessageDescriptor| {
+        kinds
+            .iter()
+            .position(|k| k.settings.as_ref().is_some_and(|s| s == m))
+    };
+    let settings = of_settings(&method.output());
+    let kind = settings
+        .or_else(|| of_message(&method.output()))
         .or_else(|| of_fields(&method.output()))
         .or_else(of_name);
     let name = method.name();
@@ -436,6 +481,8 @@ fn classify(
         .skip(1)
         .find(|(_, c)| c.is_ascii_uppercase());
     let verb = match (&name[..end.map_or(name.len(), |(i, _)| i)], kind) {
+        ("Get", Some(_)) if settings.is_some() => Verb::GetSettings,
+        ("Update", Some(_)) if settings.is_some() => Verb::UpdateSettings,
         ("Create", Some(_)) => Verb::Create,
         ("Delete", Some(_)) => Verb::Delete,
         ("Update", Some(_)) => Verb::Update,
@@ -450,10 +497,14 @@ fn classify(
 fn read_fields(method: &MethodDescriptor, kind: Option<&Kind>, verb: &Verb) -> Fields {
     let input = method.input();
     let field = |name: &str| input.get_field_by_name(name);
-    let resource = kind.and_then(|k| {
+    let held = kind.and_then(|k| match verb {
+        Verb::UpdateSettings => k.settings.as_ref(),
+        _ => Some(&k.message),
+    });
+    let resource = held.and_then(|message| {
         input
             .fields()
-            .find(|f| f.kind().as_message() == Some(&k.message) && !f.is_list())
+            .find(|f| f.kind().as_message() == Some(message) && !f.is_list())
     });
     let id = resource.as_ref().filter(|_| *verb == Verb::Create);
     let list = (*verb == Verb::List).then(|| method.output());
@@ -579,6 +630,42 @@ mod tests {
             );
             assert!(kind.method(&Verb::Get).is_some());
             assert!(kind.method(&Verb::List).unwrap().fields.items.is_some());
+        }
+    }
+
+    #[test]
+    fn settings_are_no_kind_but_belong_to_one() {
+        let kind = by_collection("nvmeRemoteControllers").unwrap();
+        let settings = kind.settings.as_ref().unwrap();
+        assert_eq!(settings.name(), "NvmeRemoteControllerSettings");
+        let get = kind.method(&Verb::GetSettings).unwrap();
+        assert_eq!(get.kind(), Some(kind));
+        assert_eq!(
+            get.http[0].template,
+            "/ext/v1/{name=nvmeRemoteControllers/*/settings}"
+        );
+        let update = kind.method(&Verb::UpdateSettings).unwrap();
+        let field = update.fields.resource.as_ref().unwrap();
+        assert_eq!(field.name(), "nvme_remote_controller_settings");
+        assert!(update.fields.mask.is_some() && update.fields.allow_missing.is_none());
+    }
+
+    #[test]
+    fn settings_can_be_kept_and_shown_by_everyone_and_have_both_methods() {
+        for kind in all() {
+            let Some(settings) = &kind.settings else {
+                continue;
+            };
+            let name = settings.full_name();
+            // What is found and never stored has no record that could hold settings.
+            assert!(kind.method(&Verb::Create).is_some(), "{name}");
+            for verb in [Verb::GetSettings, Verb::UpdateSettings] {
+                assert!(kind.method(&verb).is_some(), "{name} has no {verb:?}");
+            }
+            assert!(crate::fields::secret_paths(settings).is_empty(), "{name}");
+            let mut references = Vec::new();
+            read_references(settings, &mut Vec::new(), &mut references);
+            assert!(references.is_empty(), "{name}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::kinds::{self, Kind, LEGACY_COLLECTION, Segment};
+use crate::kinds::{self, Kind, LEGACY_COLLECTION, SETTINGS, Segment};
 
 /// Longest id in characters: that of a DNS label, on which AIP-122 builds.
 pub const ID_CHARS_MAX: usize = 63;
@@ -106,6 +106,23 @@ impl ResourceName {
             }
             _ => Self::match_pattern(kind, &segments, text, field),
         }
+    }
+
+    /// Reads the name of settings, and says whose they are: `x/settings`, where `x` is any form
+    /// that [`ResourceName::parse_for`] takes.
+    ///
+    /// # Errors
+    /// It is none of these. `field` is what the error names.
+    pub fn parse_settings(kind: &'static Kind, text: &str, field: &str) -> Result<Self, Error> {
+        let owner = text
+            .strip_suffix(SETTINGS)
+            .and_then(|t| t.strip_suffix('/'));
+        let Some(owner) = owner else {
+            let (text, pattern) = (echo(text), kind.pattern_text());
+            let message = format!("`{text}` does not fit the pattern {pattern}/{SETTINGS}");
+            return Err(Error::invalid(field, message));
+        };
+        Self::parse_for(kind, owner, field)
     }
 
     fn match_pattern(
@@ -473,6 +490,27 @@ mod tests {
                 .count(),
             8
         );
+    }
+
+    #[test]
+    fn settings_are_named_below_what_they_belong_to() {
+        let arrays = kind("nvmeRemoteControllers");
+        for text in ["nvmeRemoteControllers/r/settings", "r/settings"] {
+            let owner = ResourceName::parse_settings(arrays, text, "name").unwrap();
+            assert_eq!(owner.to_string(), "nvmeRemoteControllers/r");
+        }
+        for text in [
+            "",
+            "settings",
+            "/settings",
+            "nvmeRemoteControllers/r",
+            "nvmeRemoteControllers/rsettings",
+            "nvmeRemoteControllers/r/settings/settings",
+            "mallocVolumes/r/settings",
+        ] {
+            let error = ResourceName::parse_settings(arrays, text, "name").unwrap_err();
+            assert_eq!(error.field.as_deref(), Some("name"), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the tests of this crate share: waiting for a future, jobs, and a home with real files.
 
-use api::handler::Job;
+use api::handler::{Job, Settings};
 use api::names::ResourceName;
 use blk::{FileDone, FileIo, FileOp, FileQueue, Home};
 use rustix::fs::FallocateFlags;
@@ -40,6 +40,7 @@ pub(crate) fn job(name: &str) -> Job {
         name,
         replay: false,
         volumes: BTreeMap::new(),
+        settings: Settings::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use api::error::Result;
-use api::handler::{Handlers, Job};
+use api::handler::{Handlers, Job, Settings};
 use api::names::ResourceName;
 use api::storage::v1::{AioVolume, MallocVolume, NullVolume};
 use blk::testkit::Random;
@@ -74,6 +74,7 @@ fn make(handlers: &Handlers, name: &str, spec: Vec<u8>) -> Arc<dyn Volume> {
         name: name.clone(),
         replay: false,
         volumes: BTreeMap::new(),
+        settings: Settings::default(),
     };
     ready(handler.create(job, spec));
     handler.volume(&name).unwrap()

@@ -1,6 +1,7 @@
 //! What goes into the catalogue and what comes out of it.
 
 use api::error::Result;
+use api::handler::Settings;
 use api::kinds::Kind;
 use api::names::ResourceName;
 use blk::Nanos;
@@ -53,6 +54,15 @@ pub enum Change {
         /// Create it if it is not there.
         allow_missing: bool,
     },
+    /// AIP-156: of what is set beside the fields of a resource.
+    UpdateSettings {
+        /// Whose settings.
+        kind: &'static Kind,
+        /// The settings as sent; their name says of which one.
+        settings: DynamicMessage,
+        /// Paths of the update mask.
+        mask: Vec<String>,
+    },
     /// AIP-135.
     Delete {
         /// What to remove.
@@ -74,7 +84,7 @@ pub enum Change {
 /// What a change answers with.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// The resource as it is now, without secrets.
+    /// The resource as it is now, without secrets; its settings, if those were changed.
     Resource(DynamicMessage),
     /// It is gone.
     Gone,
@@ -104,6 +114,8 @@ pub enum Call {
         bases: Vec<Base>,
         /// The encoded resource, with its secrets.
         spec: Vec<u8>,
+        /// Its settings.
+        settings: Settings,
     },
     /// `Handler::update`.
     Update {
@@ -115,6 +127,8 @@ pub enum Call {
         old: Vec<u8>,
         /// The encoded resource as it shall be, with its secrets.
         new: Vec<u8>,
+        /// Its settings as they shall be.
+        settings: Settings,
     },
     /// `Handler::delete`.
     Delete {
@@ -159,6 +173,9 @@ impl fmt::Debug for Change {
                 write!(f, "Create({} {parent} {id})", kind.singular)
             }
             Self::Update { kind, mask, .. } => write!(f, "Update({} {mask:?})", kind.singular),
+            Self::UpdateSettings { kind, mask, .. } => {
+                write!(f, "UpdateSettings({} {mask:?})", kind.singular)
+            }
             Self::Delete { name, .. } => write!(f, "Delete({name})"),
             Self::Reset { name, .. } => write!(f, "Reset({name})"),
         }

@@ -1,6 +1,7 @@
 //! What is stored of a resource.
 
 use api::fields;
+use api::handler::Settings;
 use api::kinds::Kind;
 use api::names::ResourceName;
 use prost::Message;
@@ -13,6 +14,8 @@ use crate::page::hex;
 
 /// The version of [`Record`] that this program writes.
 const SCHEMA: u32 = 1;
+/// The version of one that holds settings: programs that do not know them would lose them.
+const SCHEMA_WITH_SETTINGS: u32 = 2;
 
 /// What is being done to a resource. Everything but `Ready` is driven to an end after a crash.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, prost::Enumeration)]
@@ -61,6 +64,9 @@ pub struct StoredForm {
     /// The secrets.
     #[prost(message, repeated, tag = "3")]
     pub secrets: Vec<StoredSecret>,
+    /// The encoded settings without their name; empty if all are defaults.
+    #[prost(bytes = "vec", tag = "4")]
+    pub settings: Vec<u8>,
 }
 
 /// Where a secret is.
@@ -115,6 +121,8 @@ pub struct Form {
     pub spec: Vec<u8>,
     /// The secrets, in the order of their fields.
     pub secrets: Vec<Secret>,
+    /// What is set beside the fields of the resource; a resource starts with all defaults.
+    pub settings: Settings,
 }
 
 /// A record as it comes from the store.
@@ -151,6 +159,7 @@ impl Form {
             sent,
             spec: resource.encode_to_vec(),
             secrets,
+            settings: Settings::default(),
         }
     }
 
@@ -192,6 +201,7 @@ impl Form {
             sent: self.sent.clone(),
             spec: self.spec.clone(),
             secrets: secrets.collect(),
+            settings: self.settings.as_bytes().to_vec(),
         }
     }
 }
@@ -225,11 +235,30 @@ pub(crate) fn decode(kind: &Kind, bytes: &[u8]) -> Result<DynamicMessage, Damage
         .map_err(|e| Damage(format!("a stored {} cannot be decoded: {e}", kind.singular)))
 }
 
+/// Reads the settings of a kind.
+pub(crate) fn decode_settings(kind: &Kind, settings: &Settings) -> Result<DynamicMessage, Damage> {
+    let Some(message) = &kind.settings else {
+        return Err(Damage(format!("a {} has no settings", kind.singular)));
+    };
+    DynamicMessage::decode(message.clone(), settings.as_bytes()).map_err(|e| {
+        let kind = &kind.singular;
+        Damage(format!(
+            "stored settings of a {kind} cannot be decoded: {e}"
+        ))
+    })
+}
+
 /// The bytes to store.
 pub(crate) fn write(phase: Phase, form: &Form, next: Option<&Form>) -> Vec<u8> {
+    let plain = |form: &Form| form.settings == Settings::default();
+    let schema = if plain(form) && next.is_none_or(plain) {
+        SCHEMA
+    } else {
+        SCHEMA_WITH_SETTINGS
+    };
     let (form, next) = (Some(form.store()), next.map(Form::store));
     Record {
-        schema: SCHEMA,
+        schema,
         phase: phase.into(),
         form,
         next,
@@ -246,16 +275,20 @@ pub(crate) fn read(
     let damage = |why: String| Damage(format!("the record of {name} {why}"));
     let parsed = ResourceName::parse(name, "name").map_err(|e| damage(format!("is odd: {e}")))?;
     let record = Record::decode(bytes).map_err(|e| damage(format!("cannot be decoded: {e}")))?;
-    if record.schema != SCHEMA {
-        let (found, known) = (record.schema, SCHEMA);
+    if !(SCHEMA..=SCHEMA_WITH_SETTINGS).contains(&record.schema) {
+        let (found, known) = (record.schema, SCHEMA_WITH_SETTINGS);
         return Err(damage(format!(
-            "has version {found}, this program reads version {known}; use the newer program"
+            "has version {found}, this program reads up to version {known}; use the newer program"
         )));
     }
     let phase = record.phase();
     let form = |stored: StoredForm| -> Result<Form, Damage> {
         decode(parsed.kind(), &stored.sent)?;
         decode(parsed.kind(), &stored.spec)?;
+        let settings = Settings::from_bytes(stored.settings);
+        if settings != Settings::default() {
+            decode_settings(parsed.kind(), &settings)?;
+        }
         let secrets = stored.secrets.into_iter().map(|s| {
             let value = open(&hex(&s.digest));
             Secret {
@@ -268,6 +301,7 @@ pub(crate) fn read(
             sent: stored.sent,
             spec: stored.spec,
             secrets: secrets.collect(),
+            settings,
         })
     };
     let now = record
@@ -289,6 +323,7 @@ pub(crate) fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use api::ext::v1::NvmeRemoteControllerSettings;
     use api::storage::v1::EncryptedVolume;
 
     fn form() -> (ResourceName, Form) {
@@ -330,13 +365,38 @@ mod tests {
     fn a_record_of_a_newer_program_is_refused_with_the_way_out() {
         let (name, _) = form();
         let record = Record {
-            schema: 2,
+            schema: 3,
             ..Default::default()
         };
         let error = read(name.as_str(), &record.encode_to_vec(), &|_| None).unwrap_err();
         assert!(error.0.contains("use the newer program"), "{error}");
         assert!(read(name.as_str(), &[0xff; 9], &|_| None).is_err());
         assert!(read("nonsense", &[], &|_| None).is_err());
+    }
+
+    #[test]
+    fn settings_are_in_the_record_and_an_older_program_refuses_to_lose_them() {
+        let name = ResourceName::parse("nvmeRemoteControllers/r", "name").unwrap();
+        let chosen = NvmeRemoteControllerSettings {
+            connect_timeout_ms: Some(700),
+            ..Default::default()
+        };
+        let plain = Form::default();
+        let set = Form {
+            settings: Settings::new(&chosen),
+            ..Form::default()
+        };
+        let schema = |bytes: &[u8]| Record::decode(bytes).unwrap().schema;
+        assert_eq!(schema(&write(Phase::Ready, &plain, None)), 1);
+        assert_eq!(schema(&write(Phase::Ready, &set, None)), 2);
+        let bytes = write(Phase::Updating, &plain, Some(&set));
+        assert_eq!(schema(&bytes), 2);
+        let stored = read(name.as_str(), &bytes, &|_| None).unwrap();
+        let next: NvmeRemoteControllerSettings = stored.next.unwrap().settings.read().unwrap();
+        assert_eq!(next, chosen);
+        assert_eq!(stored.form, plain);
+        let malloc = "mallocVolumes/m";
+        assert!(read(malloc, &bytes, &|_| None).is_err(), "it has none");
     }
 
     #[test]

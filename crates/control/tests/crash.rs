@@ -4,8 +4,12 @@
 
 mod common;
 
-use api::storage::v1::{EncryptedVolume, MallocVolume, NvmeNamespace, NvmeSubsystem};
-use common::{Bench, create, delete, encrypted, malloc, namespace, subsystem, update};
+use api::storage::v1::{
+    EncryptedVolume, MallocVolume, NvmeNamespace, NvmeRemoteController, NvmeSubsystem,
+};
+use common::{
+    Bench, create, delete, encrypted, malloc, namespace, remote, set, settings, subsystem, update,
+};
 use control::{Change, Settings};
 use prost_reflect::ReflectMessage as _;
 use std::collections::BTreeMap;
@@ -20,7 +24,12 @@ fn seen(bench: &Bench) -> Seen {
         if message.descriptor().name() == "MallocVolume" {
             message.clear_field_by_name("uuid");
         }
-        (name.to_string(), format!("{message:?}"))
+        let kind = name.kind();
+        let settings = kind.settings.is_some().then(|| {
+            let name = format!("{name}/settings");
+            bench.catalogue.settings(kind, &name).unwrap()
+        });
+        (name.to_string(), format!("{message:?} {settings:?}"))
     });
     shown.collect()
 }
@@ -38,7 +47,16 @@ fn script() -> Vec<Change> {
     let mut grown = malloc();
     grown.name = "mallocVolumes/grows".to_owned();
     grown.blocks_count = 16;
+    let mut renamed = remote(2);
+    renamed.name = "nvmeRemoteControllers/r".to_owned();
     vec![
+        create("", "r", &remote(1)),
+        set(&settings("r", Some(700)), &[]),
+        update(&renamed, &["multipath"]),
+        set(&settings("r", None), &["*"]),
+        create("", "stubborn", &remote(1)),
+        set(&settings("stubborn", Some(9)), &["connect_timeout_ms"]),
+        delete::<NvmeRemoteController>("nvmeRemoteControllers/r"),
         create("", "grows", &malloc()),
         update(&grown, &["blocks_count"]),
         create("", "m", &malloc()),
@@ -61,6 +79,7 @@ fn script() -> Vec<Change> {
 fn plant(bench: &Bench) {
     bench.fault("create mallocVolumes/bad", usize::MAX);
     bench.fault("update mallocVolumes/m", usize::MAX);
+    bench.fault("update nvmeRemoteControllers/stubborn", usize::MAX);
 }
 
 /// Plays the script until so many effects are done. Returns the state after each change that was
@@ -152,7 +171,7 @@ fn a_crash_after_any_effect_loses_nothing_acknowledged_and_leaves_nothing_half_m
 #[test]
 fn a_store_that_fails_at_any_time_leaves_memory_and_disk_in_agreement() {
     let full = api::error::Error::new(api::error::Code::ResourceExhausted, "the disk is full");
-    for from in 0..60 {
+    for from in 0..90 {
         let mut bench = Bench::new();
         plant(&bench);
         let mut done = 0;

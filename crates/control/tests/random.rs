@@ -7,8 +7,12 @@
 mod common;
 
 use api::error::{Code, Error};
-use api::storage::v1::{EncryptedVolume, MallocVolume, NvmeNamespace, NvmeSubsystem};
-use common::{Bench, create, delete, encrypted, malloc, namespace, subsystem, update};
+use api::storage::v1::{
+    EncryptedVolume, MallocVolume, NvmeNamespace, NvmeRemoteController, NvmeSubsystem,
+};
+use common::{
+    Bench, create, delete, encrypted, malloc, namespace, remote, set, settings, subsystem, update,
+};
 use control::{Change, Settings, Ticket};
 use std::collections::BTreeMap;
 
@@ -43,7 +47,9 @@ fn some_change(random: &mut Random) -> (Change, String) {
         format!("encryptedVolumes/{e}"),
     );
     let s_name = "nvmeSubsystems/s".to_owned();
-    match random.next(12) {
+    let (r, r_name) = (format!("r{n}"), format!("nvmeRemoteControllers/r{n}"));
+    let timeout = [None, Some(0), Some(7), Some(8)][random.next(4)];
+    match random.next(16) {
         0 | 1 => (create("", &m, &malloc()), m_name),
         2 | 3 => (create("", &e, &encrypted(base, key)), e_name),
         4 => (
@@ -69,6 +75,10 @@ fn some_change(random: &mut Random) -> (Change, String) {
             };
             (update(&wish, &["key"]), e_name)
         }
+        12 => (create("", &r, &remote(1)), r_name),
+        13 => (delete::<NvmeRemoteController>(&r), r_name),
+        14 => (set(&settings(&r, timeout), &["*"]), r_name),
+        15 => (set(&settings(&r, timeout), &[]), r_name),
         9 => (delete::<MallocVolume>(&m), m_name),
         10 => (delete::<EncryptedVolume>(&e), e_name),
         _ if n == 0 => (delete::<NvmeSubsystem>("s"), s_name),

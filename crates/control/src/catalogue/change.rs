@@ -9,7 +9,7 @@ use api::names::{self, IdRule, ResourceName};
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, Value};
 
-use super::{Catalogue, Entry, RESOURCES_MAX, State, Step, Task, refs};
+use super::{Catalogue, Entry, RESOURCES_MAX, State, Step, Task, Wanted, refs};
 use crate::effect::{Answer, Call, Change, Effect, Moment, Ticket};
 use crate::record::{self, Form, Phase, Secret};
 
@@ -47,6 +47,7 @@ impl Catalogue {
                 let field = format!("{}.name", resource_field(kind));
                 ResourceName::parse_for(kind, name, &field)
             }
+            Change::UpdateSettings { kind, settings, .. } => self.settings_target(kind, settings),
             Change::Delete { kind, name, .. } | Change::Reset { kind, name } => {
                 self.named(kind, name)
             }
@@ -94,6 +95,9 @@ impl Catalogue {
                     }
                     (false, false) => Err(Error::not_found(name.as_str())),
                 }
+            }
+            Change::UpdateSettings { settings, mask, .. } => {
+                self.begin_update_settings(ticket, name, settings, &mask, fx)
             }
             Change::Delete { allow_missing, .. } => {
                 self.begin_delete(ticket, name, allow_missing, fx)
@@ -220,16 +224,8 @@ impl Catalogue {
             return Err(Error::precondition(format!("{name} is being deleted")));
         }
         let next = self.apply(entry, &mask, &resource)?;
-        // What failed is worth another attempt, even if nothing else is asked for.
-        if next == entry.form && entry.state == State::Up {
-            if !self.mend.awaits(name) {
-                return Ok(Some(Answer::Resource(self.show(entry)?)));
-            }
-            // It is so, and only its record is behind: success is told once that is stored.
-            let batch = self.record(name, &[]);
-            self.hold(name, ticket, Step::UpdateStore(Vec::new()));
-            self.write(name, Step::UpdateStore(Vec::new()), batch, fx);
-            return Ok(None);
+        if self.is_so(entry, &next) {
+            return self.unchanged(ticket, name, Wanted::Resource, fx);
         }
         let bases = refs::bases_in(kind, &next.spec);
         if bases != refs::bases_in(kind, &entry.form.spec) {
@@ -251,14 +247,52 @@ impl Catalogue {
         let old: Vec<_> = entry.form.secrets.iter().filter(kept).collect();
         let new = next.secrets.iter().filter(|s| !old.contains(s));
         let seal: Vec<_> = new.cloned().collect();
+        self.intend_update(ticket, name, next, &seal, Wanted::Resource, fx);
+        Ok(None)
+    }
+
+    /// Whether an update asks for what is there. What failed is worth another attempt, even if
+    /// nothing else is asked for.
+    pub(super) fn is_so(&self, entry: &Entry, next: &Form) -> bool {
+        *next == entry.form && entry.state == State::Up
+    }
+
+    /// The end of an update that asks for what is there.
+    pub(super) fn unchanged(
+        &mut self,
+        ticket: Ticket,
+        name: &ResourceName,
+        wanted: Wanted,
+        fx: &mut Vec<Effect>,
+    ) -> Result<Option<Answer>> {
+        if !self.mend.awaits(name) {
+            let entry = self.entry(name).expect("the caller saw it");
+            return self.answer(entry, wanted).map(Some);
+        }
+        // It is so, and only its record is behind: success is told once that is stored.
+        let batch = self.record(name, &[]);
+        self.hold_for(name, ticket, Step::UpdateStore(Vec::new()), wanted);
+        self.write(name, Step::UpdateStore(Vec::new()), batch, fx);
+        Ok(None)
+    }
+
+    /// Writes that a resource shall have another form.
+    pub(super) fn intend_update(
+        &mut self,
+        ticket: Ticket,
+        name: &ResourceName,
+        next: Form,
+        seal: &[Secret],
+        wanted: Wanted,
+        fx: &mut Vec<Effect>,
+    ) {
         let entry = self.held(name);
         entry.phase = Phase::Updating;
         entry.next = Some(next);
         self.relink(name);
-        let batch = self.record(name, &seal);
-        self.hold(name, ticket, Step::UpdateIntent);
+        let batch = self.record(name, seal);
+        self.hold_for(name, ticket, Step::UpdateIntent, wanted);
         self.write(name, Step::UpdateIntent, batch, fx);
-        Ok(None)
     }
 
     /// The form that an update asks for.
@@ -293,6 +327,7 @@ impl Catalogue {
             sent: sent_so_far.encode_to_vec(),
             spec: spec.encode_to_vec(),
             secrets,
+            settings: entry.form.settings.clone(),
         })
     }
 
@@ -342,13 +377,16 @@ impl Catalogue {
     }
 
     fn hold(&mut self, name: &ResourceName, ticket: Ticket, step: Step) {
-        let before = self.tasks.insert(
-            name.clone(),
-            Task {
-                step,
-                ticket: Some(ticket),
-            },
-        );
+        self.hold_for(name, ticket, step, Wanted::Resource);
+    }
+
+    fn hold_for(&mut self, name: &ResourceName, ticket: Ticket, step: Step, wanted: Wanted) {
+        let task = Task {
+            step,
+            ticket: Some(ticket),
+            wanted,
+        };
+        let before = self.tasks.insert(name.clone(), task);
         assert!(before.is_none(), "two tasks work on {name}");
         self.unschedule(name);
     }
@@ -373,8 +411,12 @@ fn resource_field(kind: &Kind) -> &str {
 }
 
 /// The same error, with its field seen from the request, as handlers name it already.
-fn inside(kind: &Kind, mut error: Error) -> Error {
-    let resource = resource_field(kind);
+fn inside(kind: &Kind, error: Error) -> Error {
+    below(resource_field(kind), error)
+}
+
+/// The same error, with its field seen from the request that holds `resource`.
+pub(super) fn below(resource: &str, mut error: Error) -> Error {
     let Some(field) = error.field.take() else {
         return error;
     };

@@ -109,6 +109,7 @@ impl Catalogue {
                     replay,
                     bases,
                     spec,
+                    settings: entry.form.settings.clone(),
                 };
                 self.call(name, step, call, fx);
             }
@@ -128,6 +129,7 @@ impl Catalogue {
             .expect("a resource being updated has a next form");
         let bases = self.usable(refs::bases_in(name.kind(), &next.spec));
         let (name_, kind) = (name.clone(), name.kind());
+        let settings = next.settings.clone();
         let new = match next.whole(kind) {
             Ok(new) => new,
             Err(field) => {
@@ -142,12 +144,14 @@ impl Catalogue {
                 bases,
                 old,
                 new,
+                settings,
             },
             _ => Call::Create {
                 name: name_,
                 replay: true,
                 bases,
                 spec: new,
+                settings,
             },
         };
         self.call(name, step, call, fx);
@@ -428,9 +432,10 @@ impl Catalogue {
     /// The resource is there, and so is its record: whoever waits is answered.
     fn came_up(&mut self, name: &ResourceName, now: Moment, fx: &mut Vec<Effect>) {
         self.up(name, now, fx);
+        let wanted = self.tasks.get(name).map(|t| t.wanted).unwrap_or_default();
         let shown = |me: &Self| {
             let entry = me.entry(name).expect("it just came up");
-            me.show(entry).map(Answer::Resource)
+            me.answer(entry, wanted)
         };
         self.end(name, shown, now, fx);
     }

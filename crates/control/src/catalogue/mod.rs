@@ -10,6 +10,7 @@ mod drive;
 mod mend;
 mod refs;
 mod restore;
+mod settings;
 mod view;
 
 pub use view::{Condition, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, Sight};
@@ -95,6 +96,18 @@ enum Step {
 struct Task {
     step: Step,
     ticket: Option<Ticket>,
+    /// What the one who waits is answered with.
+    wanted: Wanted,
+}
+
+/// What a change answers with when it has succeeded.
+#[derive(Clone, Copy, Default)]
+enum Wanted {
+    /// The resource.
+    #[default]
+    Resource,
+    /// Its settings.
+    Settings,
 }
 
 /// The catalogue. One task owns it.
@@ -331,7 +344,15 @@ impl Catalogue {
         self.running.insert(operation, name.clone());
         match self.tasks.get_mut(name) {
             Some(task) => task.step = step,
-            None => drop(self.tasks.insert(name.clone(), Task { step, ticket: None })),
+            None => {
+                let (ticket, wanted) = (None, Wanted::default());
+                let task = Task {
+                    step,
+                    ticket,
+                    wanted,
+                };
+                self.tasks.insert(name.clone(), task);
+            }
         }
         operation
     }

@@ -277,7 +277,7 @@ impl Catalogue {
         stored.chain(self.all_discovered(kind).into_iter().map(|one| one.name))
     }
 
-    fn visible(&self, name: &ResourceName) -> Result<&Entry> {
+    pub(super) fn visible(&self, name: &ResourceName) -> Result<&Entry> {
         let entry = self.entry(name).filter(|e| e.visible);
         entry.ok_or_else(|| Error::not_found(name.as_str()))
     }

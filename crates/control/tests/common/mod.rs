@@ -9,8 +9,11 @@
 )]
 
 use api::error::{Code, Error, Result};
+use api::ext::v1::NvmeRemoteControllerSettings;
 use api::fields;
-use api::handler::{Claim, Handler, Handlers, Job, Observed, Resource};
+use api::handler::{
+    Claim, Handler, Handlers, Job, Observed, Resource, Settings as HandlerSettings,
+};
 use api::kinds;
 use api::names::ResourceName;
 use api::storage::v1::{
@@ -33,6 +36,8 @@ use std::task::{Context, Poll, Waker};
 pub struct World {
     /// The encoded resources that exist.
     pub things: BTreeMap<String, Vec<u8>>,
+    /// The settings that handlers were given, by name.
+    pub settings: BTreeMap<String, HandlerSettings>,
     /// Calls such as `create mallocVolumes/m0` that fail, and how often.
     pub faults: BTreeMap<String, usize>,
     /// Every call in order, with what could be seen in it.
@@ -42,6 +47,9 @@ pub struct World {
 
 /// A world that tests and handlers share.
 pub type Shared = Arc<Mutex<World>>;
+
+/// What the fake remote controllers have without settings.
+pub const CONNECT_TIMEOUT_MS_DEFAULT: u32 = 10_000;
 
 struct Fake {
     world: Shared,
@@ -77,11 +85,7 @@ impl Fake {
         let replay = if job.replay { " replay" } else { "" };
         let bases: Vec<_> = job.volumes.keys().map(|k| format!(" {k}")).collect();
         self.call("create", &job.name, &format!("{replay}{}", bases.concat()))?;
-        self.world
-            .lock()
-            .unwrap()
-            .things
-            .insert(job.name.to_string(), spec.encode_to_vec());
+        self.keep(job, &spec);
         Ok(spec)
     }
 
@@ -96,17 +100,22 @@ impl Fake {
         if blocks(&new) < blocks(old) {
             return Err(Error::precondition(format!("{} does not shrink", job.name)));
         }
-        self.world
-            .lock()
-            .unwrap()
-            .things
-            .insert(job.name.to_string(), new.encode_to_vec());
+        self.keep(job, &new);
         Ok(new)
+    }
+
+    fn keep<R: Resource>(&self, job: &Job, resource: &R) {
+        let mut world = self.world.lock().unwrap();
+        let name = job.name.to_string();
+        world.things.insert(name.clone(), resource.encode_to_vec());
+        world.settings.insert(name, job.settings.clone());
     }
 
     fn unmake(&self, name: &ResourceName) -> Result<()> {
         self.call("delete", name, "")?;
-        self.world.lock().unwrap().things.remove(name.as_str());
+        let mut world = self.world.lock().unwrap();
+        world.things.remove(name.as_str());
+        world.settings.remove(name.as_str());
         Ok(())
     }
 
@@ -163,6 +172,30 @@ fake!(
     |_, _| {},
     async fn reset(&self, name: ResourceName) -> Result<()> {
         self.call("reset", &name, "")
+    },
+    fn admit_settings(
+        &self,
+        _: &ResourceName,
+        _: &NvmeRemoteController,
+        settings: &HandlerSettings,
+    ) -> Result<()> {
+        let wished: NvmeRemoteControllerSettings = settings.read()?;
+        if wished.connect_timeout_ms == Some(0) {
+            return Err(Error::invalid("connect_timeout_ms", "must be 1 or more"));
+        }
+        Ok(())
+    },
+    fn settings_in_force(
+        &self,
+        _: &ResourceName,
+        _: &NvmeRemoteController,
+        settings: &HandlerSettings,
+    ) -> Result<HandlerSettings> {
+        let mut shown: NvmeRemoteControllerSettings = settings.read()?;
+        shown
+            .connect_timeout_ms
+            .get_or_insert(CONNECT_TIMEOUT_MS_DEFAULT);
+        Ok(HandlerSettings::new(&shown))
     }
 );
 
@@ -317,7 +350,7 @@ impl Bench {
 
     fn call(&self, call: Call) -> Result<Vec<u8>> {
         let of = |name: &ResourceName| self.handlers.of(&name.kind().collection);
-        let job = |name: ResourceName, replay, bases: Vec<control::Base>| {
+        let job = |name: ResourceName, replay, bases: Vec<control::Base>, settings| {
             let volumes = bases.into_iter().filter_map(|base| {
                 let volume = of(&base.name).ok()?.volume(&base.name)?;
                 Some((base.field, volume))
@@ -326,6 +359,7 @@ impl Bench {
                 name,
                 replay,
                 volumes: volumes.collect(),
+                settings,
             }
         };
         match call {
@@ -334,13 +368,15 @@ impl Bench {
                 replay,
                 bases,
                 spec,
-            } => ready(of(&name)?.create(job(name, replay, bases), spec)),
+                settings,
+            } => ready(of(&name)?.create(job(name, replay, bases, settings), spec)),
             Call::Update {
                 name,
                 bases,
                 old,
                 new,
-            } => ready(of(&name)?.update(job(name, false, bases), old, new)),
+                settings,
+            } => ready(of(&name)?.update(job(name, false, bases, settings), old, new)),
             Call::Delete { name } => ready(of(&name)?.delete(name)).map(|()| Vec::new()),
             Call::Reset { name } => ready(of(&name)?.reset(name)).map(|()| Vec::new()),
         }
@@ -394,13 +430,30 @@ impl Bench {
 
     /// Checks that what handlers made is what the catalogue shows, secrets aside.
     pub fn check_world(&self, when: &str) {
-        for (name, made) in &self.world.lock().unwrap().things {
+        let world = self.world.lock().unwrap();
+        for (name, made) in &world.things {
             let name = ResourceName::parse(name, "name").unwrap();
             let kind = name.kind();
             let mut made = DynamicMessage::decode(kind.message.clone(), &**made).unwrap();
             fields::clear_secrets(&mut made);
             let shown = self.catalogue.get(kind, name.as_str()).unwrap();
             assert_eq!(made, shown, "{when}: {name} is not what it is said to be");
+            let stands = &world.settings[name.as_str()];
+            if kind.settings.is_none() {
+                assert_eq!(*stands, HandlerSettings::default(), "{when}: {name}");
+                continue;
+            }
+            let mut stands: NvmeRemoteControllerSettings = stands.read().unwrap();
+            stands.name = format!("{name}/settings");
+            stands
+                .connect_timeout_ms
+                .get_or_insert(CONNECT_TIMEOUT_MS_DEFAULT);
+            let shown = self.catalogue.settings(kind, &stands.name).unwrap();
+            let shown: NvmeRemoteControllerSettings = shown.transcode_to().unwrap();
+            assert_eq!(
+                stands, shown,
+                "{when}: {name} is not set as it is said to be"
+            );
         }
     }
 
@@ -426,6 +479,25 @@ pub fn update<R: Resource>(resource: &R, mask: &[&str]) -> Change {
         resource: fields::to_dynamic(resource),
         mask: mask.iter().map(|m| (*m).to_owned()).collect(),
         allow_missing: false,
+    }
+}
+
+pub fn settings(id: &str, connect_timeout_ms: Option<u32>) -> NvmeRemoteControllerSettings {
+    NvmeRemoteControllerSettings {
+        name: format!("nvmeRemoteControllers/{id}/settings"),
+        connect_timeout_ms,
+        ..Default::default()
+    }
+}
+
+pub fn set(settings: &NvmeRemoteControllerSettings, mask: &[&str]) -> Change {
+    let kind = kinds::of::<NvmeRemoteController>();
+    let mut message = DynamicMessage::new(kind.settings.clone().unwrap());
+    message.transcode_from(settings).unwrap();
+    Change::UpdateSettings {
+        kind,
+        settings: message,
+        mask: mask.iter().map(|m| (*m).to_owned()).collect(),
     }
 }
 
@@ -455,6 +527,13 @@ pub fn dynamic(answer: Answer) -> DynamicMessage {
     match answer {
         Answer::Resource(message) => message,
         Answer::Gone | Answer::Done => panic!("a resource was expected"),
+    }
+}
+
+pub fn remote(multipath: i32) -> NvmeRemoteController {
+    NvmeRemoteController {
+        multipath,
+        ..Default::default()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A native platform without a server: resources are made by calling handlers.
 
 use api::error::Result;
-use api::handler::{Erased, Handlers, Health, Job, Observed, Resource};
+use api::handler::{Erased, Handlers, Health, Job, Observed, Resource, Settings};
 use api::names::ResourceName;
 use blk::Volume;
 use engine::{Keep, KeepDone, Latch, Options, Reactors, World};
@@ -126,6 +126,7 @@ impl Site {
             name,
             replay,
             volumes: volumes.collect(),
+            settings: Settings::default(),
         };
         let made = block_on(handler.create(job, spec))?;
         Ok(R::decode(&made[..]).unwrap())

@@ -10,7 +10,7 @@ pub mod host;
 pub mod memory;
 
 use api::error::{Error, Result};
-use api::handler::{Handlers, Job, Observed};
+use api::handler::{Handlers, Job, Observed, Settings};
 use api::names::ResourceName;
 use api::storage::v1::nvme_controller_spec::Endpoint;
 use api::storage::v1::{
@@ -139,6 +139,7 @@ impl Site {
             name,
             replay,
             volumes,
+            settings: Settings::default(),
         };
         let made = block_on(handler.create(job, bytes))?;
         Ok(R::decode(&made[..]).unwrap())
@@ -160,6 +161,7 @@ impl Site {
             name,
             replay: false,
             volumes: volumes.into_iter().collect(),
+            settings: Settings::default(),
         };
         let made = block_on(handler.update(job, old, new))?;
         Ok(R::decode(&made[..]).unwrap())

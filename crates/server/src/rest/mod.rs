@@ -201,7 +201,8 @@ fn fill_mask(route: &Route, paths: Vec<String>, request: &mut DynamicMessage) {
     let Some(field) = &route.method.fields.mask else {
         return;
     };
-    let wanted = route.verb == Method::PATCH && route.method.verb == Verb::Update;
+    let updates = matches!(route.method.verb, Verb::Update | Verb::UpdateSettings);
+    let wanted = route.verb == Method::PATCH && updates;
     if !wanted || request.has_field(field) || paths.is_empty() {
         return;
     }

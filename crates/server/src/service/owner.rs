@@ -1,7 +1,7 @@
 //! The task that owns the catalogue and carries out its effects.
 
 use api::error::{Error, Result};
-use api::handler::{Handlers, Job};
+use api::handler::{Handlers, Job, Settings};
 use api::names::ResourceName;
 use control::{
     Answer, Base, Call, Catalogue, Change, Effect, Moment, Operation, Outcome, Stored, Ticket,
@@ -228,20 +228,20 @@ async fn perform(handlers: Arc<Handlers>, call: Call) -> Result<Vec<u8>> {
             replay,
             bases,
             spec,
+            settings,
         } => {
-            handler
-                .create(job(&handlers, name, replay, bases), spec)
-                .await
+            let job = job(&handlers, name, replay, bases, settings);
+            handler.create(job, spec).await
         }
         Call::Update {
             name,
             bases,
             old,
             new,
+            settings,
         } => {
-            handler
-                .update(job(&handlers, name, false, bases), old, new)
-                .await
+            let job = job(&handlers, name, false, bases, settings);
+            handler.update(job, old, new).await
         }
         Call::Delete { name } => handler.delete(name).await.map(|()| Vec::new()),
         Call::Reset { name } => handler.reset(name).await.map(|()| Vec::new()),
@@ -257,7 +257,13 @@ fn about(error: Error, name: &ResourceName) -> Error {
     }
 }
 
-fn job(handlers: &Handlers, name: ResourceName, replay: bool, bases: Vec<Base>) -> Job {
+fn job(
+    handlers: &Handlers,
+    name: ResourceName,
+    replay: bool,
+    bases: Vec<Base>,
+    settings: Settings,
+) -> Job {
     let volumes = bases.into_iter().filter_map(|base| {
         let volume = handlers
             .of(&base.name.kind().collection)
@@ -269,5 +275,6 @@ fn job(handlers: &Handlers, name: ResourceName, replay: bool, bases: Vec<Base>) 
         name,
         replay,
         volumes: volumes.collect(),
+        settings,
     }
 }

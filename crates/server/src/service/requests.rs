@@ -57,6 +57,19 @@ impl Service {
             }
             (Some(kind), Verb::List) => self.list(method, kind, &request).await,
             (Some(kind), Verb::Stats) => self.stats(method, kind, &request).await,
+            (Some(kind), Verb::GetSettings) => {
+                let name = text(&request, method.fields.name.as_ref());
+                self.read(move |catalogue| catalogue.settings(kind, &name))
+                    .await
+            }
+            (Some(kind), Verb::UpdateSettings) => {
+                let change = Change::UpdateSettings {
+                    kind,
+                    settings: resource(&request, &method.fields)?,
+                    mask: mask(&request, method.fields.mask.as_ref()),
+                };
+                self.change(change).await.and_then(answered)
+            }
             (Some(kind), Verb::Custom(verb)) if verb == RESET => {
                 let name = text(&request, method.fields.name.as_ref());
                 self.change(Change::Reset { kind, name }).await?;
