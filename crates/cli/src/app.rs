@@ -15,8 +15,8 @@ use crate::{flags, pages, verbs, words};
 use api::units;
 
 /// The verbs whose next word is a kind of resource.
-const RESOURCE_VERBS: [&str; 8] = [
-    "create", "get", "list", "update", "delete", "stats", "describe", "reset",
+const RESOURCE_VERBS: [&str; 9] = [
+    "create", "get", "list", "update", "delete", "stats", "describe", "reset", "settings",
 ];
 
 /// One verb: its name, what it does, and examples.
@@ -27,7 +27,7 @@ struct Spec {
     method: Verb,
 }
 
-fn specs() -> [Spec; 8] {
+fn specs() -> [Spec; 9] {
     let spec = |name, about, method, examples| Spec {
         name,
         about,
@@ -72,6 +72,12 @@ fn specs() -> [Spec; 8] {
             "Reset a resource",
             Verb::Custom("reset".to_owned()),
             RESET_EXAMPLES,
+        ),
+        spec(
+            "settings",
+            "Show or change what is set of a resource beside its own fields",
+            Verb::GetSettings,
+            SETTINGS_EXAMPLES,
         ),
     ]
 }
@@ -121,6 +127,15 @@ Examples:
 const RESET_EXAMPLES: &str = "\
 Examples:
   opi reset nvme-remote-controller r0";
+const SETTINGS_EXAMPLES: &str = "\
+Examples:
+  opi settings nvme-remote-controller r0
+  opi settings nvmeRemoteControllers/r0 --io-policy round-robin
+  opi settings nvmeRemoteControllers/r0 --controller-loss-timeout-s -1
+  opi settings nvmeRemoteControllers/r0 --update-mask io_timeout_ms
+
+Without a new value they are shown, each with the value in force. A field that --update-mask names
+and no flag sets goes back to its default.";
 const APPLY_EXAMPLES: &str = "\
 Examples:
   opi apply -f everything.yaml
@@ -231,16 +246,25 @@ fn kind_command(kind: &'static Kind, spec: &Spec) -> Command {
         );
     }
     if spec.name == "create" || spec.name == "update" {
-        command = command.args(flags::args(kind, &flags::of(kind)));
+        command = command.args(flags::args(kind, &flags::of(&kind.message)));
     }
-    if spec.name == "update" {
+    if let ("settings", Some(settings)) = (spec.name, &kind.settings) {
+        command = command
+            .about(words::first_sentence(comments::message(settings)).to_owned())
+            .long_about(comments::message(settings).to_owned())
+            .args(flags::field_args(&flags::of(settings)));
+    }
+    if ["update", "settings"].contains(&spec.name) {
         let mask = Arg::new("update-mask")
             .long("update-mask")
             .value_name("FIELDS")
             .value_delimiter(',')
             .help("Fields to change, as in spec.nqn, or `*`; those given by flags if absent");
+        command = command.arg(mask);
+    }
+    if spec.name == "update" {
         let missing = switch("allow-missing").help("Create the resource if it does not exist");
-        command = command.arg(mask).arg(missing);
+        command = command.arg(missing);
     }
     command
 }
@@ -477,11 +501,16 @@ pub fn rewrite(mut args: Vec<OsString>) -> Result<Vec<OsString>> {
     if special || word == "help" {
         return Ok(args);
     }
-    match words::split_name(&word) {
+    // Settings may be named as well as what they belong to.
+    let word = match verb.as_str() {
+        "settings" => word.strip_suffix("/settings").unwrap_or(&word),
+        _ => &word,
+    };
+    match words::split_name(word) {
         Some((kind, name)) => {
             args.splice(at..=at, [words::word(kind).into(), name.into()]);
         }
-        None => args[at] = words::word(words::resolve(&word)?).into(),
+        None => args[at] = words::word(words::resolve(word)?).into(),
     }
     Ok(args)
 }
@@ -537,6 +566,7 @@ async fn dispatch(cx: &verbs::Cx<'_>, verb: &str, matches: &ArgMatches) -> Resul
         "delete" => verbs::delete(cx, &client, kind, inner).await,
         "stats" => verbs::stats(cx, &client, kind, inner).await,
         "describe" => verbs::describe(cx, &client, kind, inner).await,
+        "settings" => verbs::settings(cx, &client, kind, inner).await,
         _ => verbs::custom(cx, &client, kind, verb, inner).await,
     }
 }
@@ -591,6 +621,10 @@ mod tests {
             (
                 "opi delete nvmeSubsystems/s",
                 "opi delete nvme-subsystem nvmeSubsystems/s",
+            ),
+            (
+                "opi settings nvmeRemoteControllers/r/settings",
+                "opi settings nvme-remote-controller nvmeRemoteControllers/r",
             ),
             ("opi get all", "opi get all"),
             ("opi delete -f a.yaml", "opi delete -f a.yaml"),

@@ -59,10 +59,10 @@ impl Flag {
     }
 }
 
-/// The flags of a kind, in order of declaration.
-pub(crate) fn of(kind: &Kind) -> Vec<Flag> {
+/// The flags of a resource or of its settings, in order of declaration.
+pub(crate) fn of(message: &MessageDescriptor) -> Vec<Flag> {
     let mut paths = Vec::new();
-    collect(&kind.message, &mut Vec::new(), &mut paths, &|field| {
+    collect(message, &mut Vec::new(), &mut paths, &|field| {
         let b = behavior(field);
         !b.output_only && !b.identifier
     });
@@ -127,7 +127,7 @@ fn names_of(path: &[FieldDescriptor]) -> Vec<String> {
 
 /// The arguments for `flags`. `update` says that nothing is required and zero has a meaning.
 pub(crate) fn args(kind: &Kind, flags: &[Flag]) -> Vec<Arg> {
-    let mut args: Vec<Arg> = flags.iter().map(arg).collect();
+    let mut args = field_args(flags);
     if has_size(kind) {
         let help = "Size of the volume, as in 10GiB, instead of a number of blocks";
         let size = Arg::new(SIZE)
@@ -140,6 +140,11 @@ pub(crate) fn args(kind: &Kind, flags: &[Flag]) -> Vec<Arg> {
         args.insert(0, size);
     }
     args
+}
+
+/// The arguments for the fields alone.
+pub(crate) fn field_args(flags: &[Flag]) -> Vec<Arg> {
+    flags.iter().map(arg).collect()
 }
 
 fn arg(flag: &Flag) -> Arg {
@@ -446,7 +451,7 @@ mod tests {
         given: &[&str],
     ) -> std::result::Result<(DynamicMessage, Vec<String>), String> {
         let kind = words::resolve(word).unwrap();
-        let flags = of(kind);
+        let flags = of(&kind.message);
         let command = clap::Command::new("test")
             .no_binary_name(true)
             .args(args(kind, &flags));
@@ -467,7 +472,7 @@ mod tests {
     #[test]
     fn every_kind_has_flags_that_clap_accepts() {
         for kind in api::kinds::all() {
-            let flags = of(kind);
+            let flags = of(&kind.message);
             clap::Command::new("test")
                 .args(args(kind, &flags))
                 .debug_assert();

@@ -1,6 +1,6 @@
 //! The verbs that change one kind: create, update, delete, and those of single kinds.
 
-use api::kinds::{Kind, Verb};
+use api::kinds::{Kind, Method, Verb};
 use api::names::ResourceName;
 use clap::ArgMatches;
 use prost_reflect::{DynamicMessage, Value};
@@ -21,7 +21,7 @@ pub(crate) async fn create(
     matches: &ArgMatches,
 ) -> Result<()> {
     let (parent, id) = place(kind, matches)?;
-    let all = flags::of(kind);
+    let all = flags::of(&kind.message);
     let mut resource = DynamicMessage::new(kind.message.clone());
     flags::fill(&mut resource, &all, matches);
     if let Some(bytes) = size(kind, matches) {
@@ -101,7 +101,7 @@ pub(crate) async fn update(
 ) -> Result<()> {
     let given = matches.get_one::<String>("name").map_or("", String::as_str);
     let name = words::full_name(kind, given, parent_of(kind, matches))?;
-    let all = flags::of(kind);
+    let all = flags::of(&kind.message);
     let mut resource = DynamicMessage::new(kind.message.clone());
     let mut paths = flags::fill(&mut resource, &all, matches);
     if let Some(bytes) = size(kind, matches) {
@@ -150,11 +150,25 @@ async fn block_size(client: &Client, kind: &Kind, name: &str) -> Result<i64> {
 pub(super) fn update_request(
     kind: &Kind,
     name: &str,
-    mut resource: DynamicMessage,
+    resource: DynamicMessage,
     paths: &[String],
     allow_missing: bool,
 ) -> Result<DynamicMessage> {
     let method = method_of(kind, &Verb::Update)?;
+    let mut request = with_mask(method, name, resource, paths);
+    if let (Some(field), true) = (&method.fields.allow_missing, allow_missing) {
+        request.set_field(field, Value::Bool(true));
+    }
+    Ok(request)
+}
+
+/// The request of `method` that changes the fields `paths` of what has this name.
+pub(super) fn with_mask(
+    method: &Method,
+    name: &str,
+    mut resource: DynamicMessage,
+    paths: &[String],
+) -> DynamicMessage {
     let mut request = DynamicMessage::new(method.descriptor.input());
     resource.set_field_by_name("name", Value::String(name.to_owned()));
     if let Some(field) = &method.fields.resource {
@@ -166,10 +180,7 @@ pub(super) fn update_request(
         let paths = paths.iter().cloned().map(Value::String).collect();
         mask.set_field_by_name("paths", Value::List(paths));
     }
-    if let (Some(field), true) = (&method.fields.allow_missing, allow_missing) {
-        request.set_field(field, Value::Bool(true));
-    }
-    Ok(request)
+    request
 }
 
 /// `opi delete`, by names. Goes on after a failure, and reports every one.

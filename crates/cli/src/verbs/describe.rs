@@ -1,9 +1,9 @@
 //! The verbs that show one resource from all sides: describe and stats.
 
-use api::ext::v1::Observation;
+use api::ext::v1::{Fact, Observation, fact};
 use api::kinds::{Kind, Verb};
 use clap::ArgMatches;
-use prost_reflect::{DynamicMessage, FieldDescriptor, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, ReflectMessage as _, Value};
 use std::fmt::Write as _;
 
 use super::change::parent_of;
@@ -44,7 +44,10 @@ pub(crate) async fn describe(
     let mut text = String::new();
     line(&mut text, "Name", &name);
     line(&mut text, "Kind", kind.message.name());
-    fields(&mut text, kind, &resource);
+    if flags::has_size(kind) {
+        line(&mut text, "Size", &output::size_of(&resource));
+    }
+    fields(&mut text, &resource);
     if let Some(seen) = &seen {
         observed(&mut text, seen)?;
     }
@@ -77,7 +80,7 @@ fn maybe_shown<S: serde::Serializer>(
     }
 }
 
-fn line(text: &mut String, label: &str, value: &str) {
+pub(super) fn line(text: &mut String, label: &str, value: &str) {
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{:LABEL$}{value}", format!("{label}:"));
 }
@@ -95,14 +98,15 @@ fn label(field: &FieldDescriptor) -> String {
         .collect()
 }
 
-fn fields(text: &mut String, kind: &Kind, resource: &DynamicMessage) {
+/// A line for each field that has a value.
+pub(super) fn fields(text: &mut String, resource: &DynamicMessage) {
     let mut paths = Vec::new();
-    flags::collect(&kind.message, &mut Vec::new(), &mut paths, &|field| {
-        field.name() != "name" && !api::fields::behavior(field).secret
-    });
-    if flags::has_size(kind) {
-        line(text, "Size", &output::size_of(resource));
-    }
+    flags::collect(
+        &resource.descriptor(),
+        &mut Vec::new(),
+        &mut paths,
+        &|field| field.name() != "name" && !api::fields::behavior(field).secret,
+    );
     for path in paths {
         let Some(field) = path.last() else { continue };
         let value = flags::get(resource, &path).map(|v: Value| output::plain(&v, field));
@@ -131,11 +135,35 @@ fn observed(text: &mut String, seen: &Observation) -> Result<()> {
         let below = format!("{} {}", link.name, observe::state_word(link.state()));
         line_once(text, "Stands on", i, &below);
     }
+    for (i, fact) in seen.facts.iter().enumerate() {
+        line_once(text, "Facts", i, &fact_text(fact));
+    }
     if let Some(stats) = &seen.stats {
         line(text, "In flight", &stats.in_flight.to_string());
         let _ = write!(text, "\n{}", observe::stats_table(seen).text());
     }
     Ok(())
+}
+
+/// As in `nvme_path_ana_state nsid=1: optimized`.
+fn fact_text(fact: &Fact) -> String {
+    let mut text = fact.name.clone();
+    let mut labels: Vec<_> = fact.labels.iter().collect();
+    labels.sort();
+    for (key, value) in labels {
+        let _ = write!(text, " {key}={value}");
+    }
+    let value = match &fact.value {
+        Some(fact::Value::Counter(count)) => count.to_string(),
+        Some(fact::Value::Gauge(value)) => value.to_string(),
+        Some(fact::Value::State(state)) => state.clone(),
+        None => String::new(),
+    };
+    let _ = write!(text, ": {value}");
+    if !fact.unit.is_empty() {
+        let _ = write!(text, " {}", fact.unit);
+    }
+    text
 }
 
 /// A list: the label stands before the first value only.
@@ -194,7 +222,7 @@ fn counters(answer: &DynamicMessage) -> String {
         let Some(stats) = value.as_message() else {
             continue;
         };
-        for field in prost_reflect::ReflectMessage::descriptor(stats).fields() {
+        for field in stats.descriptor().fields() {
             let count = stats.get_field(&field).as_i32().unwrap_or_default();
             table.row([words::kebab(field.name()), count.to_string()]);
         }

@@ -6,6 +6,7 @@ mod connect;
 mod describe;
 mod documents;
 mod observe;
+mod settings;
 mod show;
 mod top;
 
@@ -13,6 +14,7 @@ pub(crate) use apply::{apply, delete_files};
 pub(crate) use change::{create, custom, delete, update};
 pub(crate) use connect::{connect, disconnect};
 pub(crate) use describe::{describe, stats};
+pub(crate) use settings::settings;
 pub(crate) use show::{INVENTORY, all, get, inventory, list};
 pub(crate) use top::top;
 

@@ -2,16 +2,16 @@
 
 use api::codec::DynamicCodec;
 use api::ext::v1::{
-    GetObservationRequest, IoStats, LatencyHistogram, ListObservationsRequest,
+    Fact, GetObservationRequest, IoStats, LatencyHistogram, ListObservationsRequest,
     ListObservationsResponse, Observation, OpStats, State, WatchObservationsRequest,
-    WatchObservationsResponse, latency_histogram::Bucket, watch_observations_response::Event,
+    WatchObservationsResponse, fact, latency_histogram::Bucket, watch_observations_response::Event,
 };
 use api::kinds::{Method, Verb, method_by_path};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
-use prost_reflect::{DynamicMessage, Value};
+use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -143,7 +143,14 @@ fn answer(
             Ok(resource)
         }
         Verb::Get => kept.resources.get(&name).cloned().ok_or_else(missing),
-        Verb::Update => {
+        Verb::GetSettings => {
+            let owner = name.strip_suffix("/settings").unwrap();
+            kept.resources.get(owner).ok_or_else(missing)?;
+            let mut settings = empty(method);
+            settings.set_field_by_name("name", Value::String(name.clone()));
+            Ok(kept.resources.get(&name).cloned().unwrap_or(settings))
+        }
+        Verb::Update | Verb::UpdateSettings => {
             let field = method.fields.resource.as_ref().unwrap();
             let new = request.get_field(field).as_message().unwrap().clone();
             let name = new
@@ -157,9 +164,17 @@ fn answer(
                 .into_owned();
             let mask: prost_types::FieldMask = mask.as_message().unwrap().transcode_to().unwrap();
             kept.calls.push(mask.paths.join(","));
+            if let Some(owner) = name.strip_suffix("/settings")
+                && kept.resources.contains_key(owner)
+            {
+                let mut settings = empty(method);
+                settings.set_field_by_name("name", Value::String(name.clone()));
+                kept.resources.entry(name.clone()).or_insert(settings);
+            }
             let old = kept.resources.get_mut(&name);
             let old = old.ok_or_else(|| Status::not_found(format!("{name} does not exist")))?;
-            let mask = api::mask::Mask::parse(&mask.paths, &kind.message, "update_mask").unwrap();
+            let message = old.descriptor();
+            let mask = api::mask::Mask::parse(&mask.paths, &message, "update_mask").unwrap();
             mask.apply(&new, old);
             Ok(old.clone())
         }
@@ -305,6 +320,12 @@ fn observation(name: &str, reads: u64) -> Observation {
             ..Default::default()
         }),
         users: vec!["nvmeSubsystems/s/nvmeNamespaces/n".to_owned()],
+        facts: vec![Fact {
+            name: "nvme_path_ana_state".to_owned(),
+            labels: [("nsid".to_owned(), "1".to_owned())].into(),
+            value: Some(fact::Value::State("optimized".to_owned())),
+            ..Default::default()
+        }],
         ..Default::default()
     }
 }

@@ -265,6 +265,7 @@ fn describe_and_stats_tell_what_is_observed() {
         "1MiB",
         "READY",
         "nvmeSubsystems/s/nvmeNamespaces/n",
+        "nvme_path_ana_state nsid=1: optimized",
     ] {
         assert!(text.contains(wanted), "no {wanted} in:\n{text}");
     }
@@ -280,6 +281,37 @@ fn describe_and_stats_tell_what_is_observed() {
         serde_json::from_str(&fake.opi("describe malloc m0 -o json").unwrap()).unwrap();
     assert_eq!(json["resource"]["blockSize"], "4096");
     assert_eq!(json["observation"]["stats"]["read"]["ops"], "100");
+}
+
+#[test]
+fn settings_are_shown_and_changed() {
+    let fake = Fake::start();
+    let why = fake.opi("settings nvme-remote-controller r0").unwrap_err();
+    assert_eq!(why.0, 1, "{why:?}");
+    fake.opi("create nvme-remote-controller r0 --multipath failover")
+        .unwrap();
+    let set = "settings nvmeRemoteControllers/r0 --io-policy round-robin --connect-timeout-ms 700";
+    let text = fake.opi(set).unwrap();
+    assert_eq!(
+        text,
+        "Name:               nvmeRemoteControllers/r0/settings\n\
+         Io policy:          round-robin\n\
+         Connect timeout ms: 700\n"
+    );
+    assert!(
+        fake.calls()
+            .contains(&"io_policy,connect_timeout_ms".to_owned())
+    );
+    fake.opi("settings nvme-remote-controller r0 --update-mask io_policy")
+        .unwrap();
+    let text = fake
+        .opi("settings nvmeRemoteControllers/r0/settings -o json")
+        .unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["connectTimeoutMs"], 700);
+    assert_eq!(json["ioPolicy"], "NVME_IO_POLICY_UNSPECIFIED");
+    let (code, why) = fake.opi("settings malloc m0").unwrap_err();
+    assert_eq!(code, 2, "{why}");
 }
 
 #[test]

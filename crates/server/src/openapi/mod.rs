@@ -324,6 +324,8 @@ mod tests {
         assert_eq!(count, Routes::new().iter().count());
         assert!(paths.contains_key("/v1/nvmeSubsystems/{nvmeSubsystem}/nvmeControllers"));
         assert!(paths.contains_key("/v1/mallocVolumes/{mallocVolume}:stats"));
+        let settings = "/ext/v1/nvmeRemoteControllers/{nvmeRemoteController}/settings";
+        assert_eq!(paths[settings].as_object().unwrap().len(), 2);
         assert!(paths.contains_key("/v1/inventory/{inventory}/inventory/{inventory2}"));
     }
 

@@ -106,6 +106,27 @@ async fn a_patch_without_a_mask_gets_one_from_its_body() {
 }
 
 #[tokio::test]
+async fn settings_are_read_and_patched_as_resources_are() {
+    let uri = "/ext/v1/nvmeRemoteControllers/r/settings";
+    let name = "nvmeRemoteControllers/r/settings";
+    let found = called("GET", uri, "").await;
+    let request = format!(r#"{{"name":"{name}"}}"#);
+    assert_eq!(found, pair("GetNvmeRemoteControllerSettings", &request));
+    let body = r#"{"connectTimeoutMs": 700, "ioTimeoutMs": null}"#;
+    let (method, message) = called("PATCH", uri, body).await;
+    assert_eq!(method, "UpdateNvmeRemoteControllerSettings");
+    for part in [
+        format!(r#""name":"{name}""#),
+        r#""connectTimeoutMs":700"#.to_owned(),
+        r#""updateMask":"connectTimeoutMs,ioTimeoutMs""#.to_owned(),
+    ] {
+        assert!(message.contains(&part), "no {part} in {message}");
+    }
+    assert!(!message.contains(r#""ioTimeoutMs""#), "{message}");
+    assert_eq!(ask("DELETE", uri, "").await.status, 405);
+}
+
+#[tokio::test]
 async fn sending_back_what_was_read_does_not_erase_a_key() {
     let body = r#"{"spec": {"nqn": "n", "psk": ""}, "status": null}"#;
     let (_, message) = called("PATCH", "/v1/nvmeSubsystems/s", body).await;
