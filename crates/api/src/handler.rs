@@ -100,6 +100,37 @@ pub enum Health {
     Offline(String),
 }
 
+/// Something that is known of a resource beside its I/O, as a family of its own in `/metrics`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fact {
+    /// In snake case and without the unit, as in `nvme_path_reconnects`.
+    pub name: &'static str,
+    /// What it says, in one sentence.
+    pub help: &'static str,
+    /// The base unit, as in `seconds` or `bytes`; empty for a plain number.
+    pub unit: &'static str,
+    /// What tells the facts of one name and one resource apart, as in `nsid`.
+    pub labels: Vec<(&'static str, String)>,
+    /// What is known.
+    pub value: FactValue,
+}
+
+/// The value of a [`Fact`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum FactValue {
+    /// It only grows while the service runs.
+    Counter(u64),
+    /// It goes up and down.
+    Gauge(f64),
+    /// One of a few words.
+    State {
+        /// The one that is true now.
+        now: &'static str,
+        /// Every one that there is.
+        all: &'static [&'static str],
+    },
+}
+
 /// What can be seen of a resource at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
@@ -107,6 +138,8 @@ pub struct Observed {
     pub health: Health,
     /// What it counted; `None` for kinds that do no I/O.
     pub stats: Option<Tally>,
+    /// What else is known of it.
+    pub facts: Vec<Fact>,
 }
 
 /// How a kind uses the volumes it refers to.

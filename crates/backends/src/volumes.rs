@@ -157,12 +157,14 @@ impl<K: Kind> Handler<K::Spec> for Volumes<K> {
             return Observed {
                 health,
                 stats: None,
+                ..Default::default()
             };
         };
         self.kind.show(&entry.volume, resource);
         Observed {
             health: self.kind.health(&entry.volume),
             stats: Some(entry.stats.tally()),
+            ..Default::default()
         }
     }
 

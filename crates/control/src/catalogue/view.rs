@@ -2,7 +2,7 @@
 
 use api::error::{Error, Result};
 use api::fields;
-use api::handler::{Health, Observed};
+use api::handler::{Fact, Health, Observed};
 use api::kinds::{self, Kind};
 use api::names::{self, ResourceName};
 use blk::Tally;
@@ -49,6 +49,8 @@ pub struct Sight {
     pub since_ns: u64,
     /// What it counted; `None` for kinds that do no I/O.
     pub stats: Option<Tally>,
+    /// What else is known of it.
+    pub facts: Vec<Fact>,
     /// The volumes below, nearest first.
     pub chain: Vec<ResourceName>,
     /// Who refers to it.
@@ -192,6 +194,7 @@ impl Catalogue {
             condition,
             since_ns: above.map_or(0, |entry| entry.since_ns),
             stats: observed.stats,
+            facts: observed.facts,
             chain: Vec::new(),
             users: self.users_of(&one.name),
             name: one.name.clone(),
@@ -326,6 +329,7 @@ impl Catalogue {
             condition,
             since_ns: entry.since_ns,
             stats: observed.stats,
+            facts: observed.facts,
             chain: self.below(&entry.name),
             users: self.users_of(&entry.name),
         })

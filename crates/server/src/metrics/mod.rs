@@ -1,10 +1,13 @@
 //! `/metrics` in the Prometheus text format 0.0.4: everything that is counted, by resource name.
 //!
 //! Base units, `_total` for counters, real histograms. A series appears once there is something to
-//! say, so that a thousand idle volumes do not make a scrape slow.
+//! say, so that a thousand idle volumes do not make a scrape slow. A state is a state set, as
+//! exporters have it: one series for each word, 1 for the one that is true, so that an alert can
+//! name any of them.
 
-use api::handler::{Health, Observed};
+use api::handler::{Fact, FactValue, Health, Observed};
 use blk::{BUCKETS, Op, OpStats, bucket_upper_ns};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// The content type of the format.
@@ -164,6 +167,50 @@ fn gauges(out: &mut String, rows: &[Row]) {
     }
 }
 
+/// Facts, family by family: all lines of one stand together.
+fn facts(out: &mut String, rows: &[Row]) {
+    let mut families: BTreeMap<String, Vec<(&Row, &Fact)>> = BTreeMap::new();
+    for row in rows {
+        for fact in &row.observed.facts {
+            families.entry(family(fact)).or_default().push((row, fact));
+        }
+    }
+    for (name, members) in families {
+        let (_, first) = members[0];
+        let kind = match first.value {
+            FactValue::Counter(_) => "counter",
+            FactValue::Gauge(_) | FactValue::State { .. } => "gauge",
+        };
+        head(out, &name, kind, first.help);
+        for (row, fact) in members {
+            let mut labels = format!("kind=\"{}\",name=\"{}\"", row.kind, label(&row.name));
+            for (key, value) in &fact.labels {
+                let _ = write!(labels, ",{key}=\"{}\"", label(value));
+            }
+            let _ = match fact.value {
+                FactValue::Counter(count) => writeln!(out, "{name}{{{labels}}} {count}"),
+                FactValue::Gauge(value) => writeln!(out, "{name}{{{labels}}} {value}"),
+                FactValue::State { now, all } => all.iter().try_for_each(|state| {
+                    let is = u8::from(*state == now);
+                    writeln!(out, "{name}{{{labels},state=\"{state}\"}} {is}")
+                }),
+            };
+        }
+    }
+}
+
+/// The name of the family of a fact: unit last, then `_total` for counters.
+fn family(fact: &Fact) -> String {
+    let mut name = format!("opi_{}", fact.name);
+    if !fact.unit.is_empty() {
+        let _ = write!(name, "_{}", fact.unit);
+    }
+    if let FactValue::Counter(_) = fact.value {
+        name.push_str("_total");
+    }
+    name
+}
+
 fn process(out: &mut String, process: &Process) {
     let Process {
         version,
@@ -230,6 +277,7 @@ pub fn render(rows: &[Row], about: &Process) -> String {
     counters(&mut out, &busy);
     histograms(&mut out, &busy);
     gauges(&mut out, rows);
+    facts(&mut out, rows);
     out
 }
 
@@ -237,6 +285,24 @@ pub fn render(rows: &[Row], about: &Process) -> String {
 mod tests {
     use super::*;
     use blk::{Nanos, Stats};
+
+    fn facts() -> Vec<Fact> {
+        let fact = |name, unit, labels, value| Fact {
+            name,
+            help: "Said of it.",
+            unit,
+            labels,
+            value,
+        };
+        let all = &["live", "lost"];
+        let state = FactValue::State { now: "lost", all };
+        let nsid = vec![("nsid", "1\"".to_owned())];
+        vec![
+            fact("reconnects", "", vec![], FactValue::Counter(3)),
+            fact("delay", "seconds", vec![], FactValue::Gauge(0.05)),
+            fact("path_state", "", nsid, state),
+        ]
+    }
 
     fn page() -> String {
         let stats = Stats::default();
@@ -256,6 +322,7 @@ mod tests {
         let observed = Observed {
             health: Health::Online,
             stats: Some(stats.tally()),
+            facts: facts(),
         };
         let row = Row {
             kind: "mallocVolumes",
@@ -266,6 +333,7 @@ mod tests {
         let observed = Observed {
             health: gone,
             stats: Some(Stats::default().tally()),
+            facts: facts(),
         };
         let idle = Row {
             kind: "aioVolumes",
@@ -296,6 +364,24 @@ mod tests {
             assert!(page.lines().any(|l| l == line), "{line}\n{page}");
         }
         assert!(page.contains("op=\"write\"} 1\n") && !page.contains("op=\"flush\""));
+    }
+
+    #[test]
+    fn facts_are_families_of_their_own() {
+        let page = page();
+        let a = "kind=\"aioVolumes\",name=\"aioVolumes/a\"";
+        let state = format!("opi_path_state{{{a},nsid=\"1\\\"\",state=");
+        for line in [
+            "# TYPE opi_reconnects_total counter".to_owned(),
+            format!("opi_reconnects_total{{{a}}} 3"),
+            format!("opi_delay_seconds{{{a}}} 0.05"),
+            format!("{state}\"live\"}} 0"),
+            format!("{state}\"lost\"}} 1"),
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+        }
+        // Two resources have it, and it has one head.
+        assert_eq!(page.matches("# TYPE opi_reconnects_total ").count(), 1);
     }
 
     #[test]

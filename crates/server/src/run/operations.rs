@@ -106,6 +106,7 @@ fn row(sight: Sight) -> Row {
     let observed = Observed {
         health,
         stats: sight.stats,
+        facts: sight.facts,
     };
     Row {
         kind: &sight.name.kind().collection,

@@ -223,6 +223,7 @@ impl Service {
                 nanos: (since_ns % 1_000_000_000) as i32,
             }),
             stats: view.sight.stats.as_ref().map(stats::io_stats),
+            facts: view.sight.facts.iter().map(stats::fact).collect(),
             chain: chain.collect(),
             users: view.sight.users.iter().map(ToString::to_string).collect(),
         }

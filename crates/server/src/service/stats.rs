@@ -1,6 +1,7 @@
 //! Statistics as messages: OPI's 32-bit ones, and our own that lose nothing.
 
 use api::ext::v1 as ext;
+use api::handler::{Fact, FactValue};
 use api::storage::v1::VolumeStats;
 use blk::{IoError, Op, OpStats, Tally, bucket_upper_ns};
 
@@ -39,6 +40,24 @@ pub(super) fn io_stats(tally: &Tally) -> ext::IoStats {
         write_zeroes: op(Op::WriteZeroes),
         compare: op(Op::Compare),
         in_flight: tally.in_flight,
+    }
+}
+
+/// What else is known of a resource.
+pub(super) fn fact(fact: &Fact) -> ext::Fact {
+    let labels = fact.labels.iter();
+    ext::Fact {
+        name: fact.name.to_owned(),
+        unit: fact.unit.to_owned(),
+        description: fact.help.to_owned(),
+        labels: labels
+            .map(|(key, value)| ((*key).to_owned(), value.clone()))
+            .collect(),
+        value: Some(match fact.value {
+            FactValue::Counter(count) => ext::fact::Value::Counter(count),
+            FactValue::Gauge(value) => ext::fact::Value::Gauge(value),
+            FactValue::State { now, .. } => ext::fact::Value::State(now.to_owned()),
+        }),
     }
 }
 
@@ -110,6 +129,29 @@ mod tests {
         assert_eq!(stats.write_ops_count, 3);
         assert_eq!(stats.write_latency_ticks, 20_000_012);
         assert_eq!(stats.read_ops_count, 0);
+    }
+
+    #[test]
+    fn a_fact_has_its_labels_and_the_value_of_its_sort() {
+        let state = FactValue::State {
+            now: "live",
+            all: &["live", "lost"],
+        };
+        for (value, sent) in [
+            (FactValue::Counter(3), ext::fact::Value::Counter(3)),
+            (FactValue::Gauge(0.5), ext::fact::Value::Gauge(0.5)),
+            (state, ext::fact::Value::State("live".to_owned())),
+        ] {
+            let told = fact(&Fact {
+                name: "queues",
+                help: "Queues.",
+                unit: "",
+                labels: vec![("nsid", "1".to_owned())],
+                value,
+            });
+            assert_eq!((&*told.name, told.value), ("queues", Some(sent)));
+            assert_eq!(told.labels["nsid"], "1");
+        }
     }
 
     #[test]

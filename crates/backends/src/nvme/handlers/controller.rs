@@ -122,6 +122,7 @@ impl Handler<NvmeRemoteController> for ControllerHandler {
             return Observed {
                 health,
                 stats: None,
+                ..Default::default()
             };
         };
         let health = match remote.state() {
@@ -135,6 +136,7 @@ impl Handler<NvmeRemoteController> for ControllerHandler {
         Observed {
             health,
             stats: Some(stats),
+            ..Default::default()
         }
     }
 }

@@ -42,6 +42,7 @@ impl Handler<NvmeRemoteNamespace> for NamespaceHandler {
             return Observed {
                 health: Health::Offline("the array has it no more".to_owned()),
                 stats: None,
+                ..Default::default()
             };
         };
         let health = match namespace.state {
@@ -51,6 +52,7 @@ impl Handler<NvmeRemoteNamespace> for NamespaceHandler {
         Observed {
             health,
             stats: Some(namespace.stats),
+            ..Default::default()
         }
     }
 

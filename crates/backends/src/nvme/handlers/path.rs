@@ -186,6 +186,7 @@ impl Handler<NvmePath> for PathHandler {
             return Observed {
                 health,
                 stats: None,
+                ..Default::default()
             };
         };
         let health = match remote.condition(id) {
@@ -194,6 +195,10 @@ impl Handler<NvmePath> for PathHandler {
             Some(Condition::New) | None => Health::Offline("it is being connected".to_owned()),
         };
         let stats = remote.path(id).map(|path| path.stats.tally());
-        Observed { health, stats }
+        Observed {
+            health,
+            stats,
+            ..Default::default()
+        }
     }
 }

@@ -359,6 +359,7 @@ impl Handler<NvmeController> for ControllerHandler {
         Observed {
             health,
             stats: found.map(|listener| listener.stats.tally()),
+            ..Default::default()
         }
     }
 }

@@ -415,6 +415,7 @@ impl Handler<NvmeNamespace> for NamespaceHandler {
             return Observed {
                 health,
                 stats: None,
+                ..Default::default()
             };
         };
         resource.status = Some(status(&namespace));
@@ -425,6 +426,7 @@ impl Handler<NvmeNamespace> for NamespaceHandler {
         Observed {
             health,
             stats: Some(namespace.stats.tally()),
+            ..Default::default()
         }
     }
 }

@@ -236,6 +236,7 @@ impl Handler<NvmeSubsystem> for SubsystemHandler {
         Observed {
             health,
             stats: subsystem.map(|subsystem| subsystem.stats.tally()),
+            ..Default::default()
         }
     }
 }
