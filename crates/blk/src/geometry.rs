@@ -30,6 +30,9 @@ pub struct Geometry {
     pub write_cache: bool,
     /// True if unmapping frees something.
     pub thin: bool,
+    /// True if others than this process may use it too, as with an array's namespace: what only
+    /// we know of it, such as a reservation or a lock, does not bind them.
+    pub shared: bool,
     /// The best I/O size in blocks; 0 means no preference.
     pub optimal_blocks: u32,
     /// Counts changes of everything above.
@@ -51,6 +54,7 @@ impl Geometry {
             atomic_blocks: 1,
             write_cache: false,
             thin: false,
+            shared: false,
             optimal_blocks: 0,
             generation: 0,
         }

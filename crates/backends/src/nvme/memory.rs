@@ -121,6 +121,7 @@ fn one(reader: &mut Reader<'_>) -> Option<Remembered> {
                 identity,
                 write_cache: flags & 1 == 1,
                 thin: true,
+                shared: true,
                 optimal_blocks: boundary_blocks,
                 ..Geometry::new(block_bytes, blocks)
             },
@@ -146,6 +147,7 @@ mod tests {
                 },
                 write_cache: true,
                 thin: true,
+                shared: true,
                 optimal_blocks: 64,
                 ..Geometry::new(4096, 1 << 40)
             },
@@ -166,6 +168,7 @@ mod tests {
                 shape: Shape {
                     geometry: Geometry {
                         thin: true,
+                        shared: true,
                         ..Geometry::new(512, 9)
                     },
                     boundary_blocks: 0,

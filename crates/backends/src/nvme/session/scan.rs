@@ -168,6 +168,7 @@ fn shape(data: &IdentifyNamespace, identity: Identity, cache: bool) -> Result<Sh
             atomic_blocks: atomic + 1,
             write_cache: cache,
             thin: true,
+            shared: true,
             optimal_blocks: u32::from(data.noiob.get()),
             ..Geometry::new(block_bytes, blocks)
         },
