@@ -60,14 +60,19 @@ fn wished_identity(spec: &NvmeNamespaceSpec) -> Result<Identity> {
 
 /// Fills the gaps of a wished identity from the volume's own.
 fn complete(wished: Identity, volume: &dyn Volume, name: &str) -> Identity {
-    let own = volume.geometry().identity;
+    let geometry = volume.geometry();
+    let own = geometry.identity;
     let first = |ids: [[u8; 16]; 3]| {
         ids.into_iter()
             .find(|id| *id != [0; 16])
             .unwrap_or_default()
     };
-    // A volume without a name of its own gets one that stays with the resource.
-    let made = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, name.as_bytes()).into_bytes();
+    // A volume without a name of its own gets one that stays with the resource. One that others
+    // may show as well keeps to its own: with any other it would be another disk there.
+    let made = match geometry.shared && own != Identity::default() {
+        true => [0; 16],
+        false => uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, name.as_bytes()).into_bytes(),
+    };
     let uuid = first([wished.uuid, own.uuid, made]);
     let nguid = first([wished.nguid, own.nguid, uuid]);
     let eui64 = if wished.eui64 == [0; 8] {
