@@ -150,10 +150,32 @@ impl Controller {
         }
     }
 
+    /// Refuses a feature of a namespace that is out of reach, or that it does not have.
+    fn check_namespace(&self, id: FeatureId, nsid: u32) -> Result<(), Status> {
+        if !id.is_namespace_specific() || nsid == NSID_ALL {
+            return Ok(());
+        }
+        let namespace = self.namespace_of(nsid)?;
+        if let Some(status) = self.association.ana(&namespace).refusal() {
+            return Err(status);
+        }
+        let reservations = matches!(
+            id,
+            FeatureId::ReservationMask | FeatureId::ReservationPersistence
+        );
+        if reservations && !namespace.has_reservations() {
+            return Err(INVALID);
+        }
+        Ok(())
+    }
+
     pub(super) fn get_feature(&self, now: Nanos, feature: &Features, select: Select) -> Answered {
         let id = self.feature(feature.fid)?;
         match select {
-            Select::Current => self.current(now, id, feature),
+            Select::Current => {
+                self.check_namespace(id, feature.nsid)?;
+                self.current(now, id, feature)
+            }
             Select::Capabilities => {
                 let changeable = id != FeatureId::HostId;
                 let bits = capabilities(false, id.is_namespace_specific(), changeable);
@@ -238,6 +260,7 @@ impl Controller {
         if data.len() < id.data_len() {
             return Err(Status::SGL_LENGTH_INVALID.dnr());
         }
+        self.check_namespace(id, feature.nsid)?;
         let value = feature.cdw11;
         match id {
             FeatureId::Arbitration => self.values.arbitration = value,
@@ -304,7 +327,8 @@ impl Controller {
 
     /// Reservation Persistence; completes once the change is durable for every namespace meant.
     fn set_persistence(&self, ticket: Ticket, nsid: u32, on: bool) -> Answered {
-        let all = self.namespaces_of(nsid)?;
+        let mut all = self.namespaces_of(nsid)?;
+        all.retain(|namespace| namespace.has_reservations());
         if all.is_empty() {
             return Ok(Answer::Done(0));
         }

@@ -14,6 +14,7 @@ use wire::nvme::identify::{
     active_namespaces, command_sets, controller_list, ctratt, descriptors, nmic, nsfeat, oncs,
     rescap, sgls,
 };
+use wire::nvme::log::AnaState;
 use wire::nvme::property::VERSION_2_1;
 use wire::nvme::text::padded;
 use wire::nvme::{NSID_ALL, Nqn, Sqe, Status};
@@ -24,14 +25,16 @@ const PAGE: usize = 4096;
 const DATA_MAX_SHIFT: u8 = (DATA_MAX / PAGE).trailing_zeros() as u8;
 /// Data that fit in a command capsule: what hosts may always send on an admin queue.
 pub(crate) const IN_CAPSULE: u32 = 8192;
-/// ANATT: the longest time in ANA Change state, in seconds; we never report that state.
+/// ANATT: the longest time in ANA Change state, in seconds. Only a user can set that state.
 const ANA_TRANSITION_S: u8 = 10;
 /// Abort commands at once: as many as there are requests to abort.
 const ABORTS_MAX: u8 = REQUESTS_MAX as u8;
 /// CMIC: several ports, several controllers, asymmetric access.
 const CMIC: u8 = 1 << 0 | 1 << 1 | 1 << 3;
-/// ANACAP: we report Optimized and Inaccessible, and a namespace never changes its group.
-const ANACAP: u8 = 1 << 0 | 1 << 2 | 1 << 6;
+/// ANACAP: all five states are reported, and a namespace never changes its group.
+const ANACAP: u8 = 0b1_1111 | 1 << 6;
+/// RESCAP of a namespace with reservations.
+const RESCAP: u8 = rescap::PERSIST | rescap::ALL_TYPES | rescap::IGNORE_KEY_1_3;
 /// FRMW: one slot (bits 3:1), read-only (bit 0).
 const FRMW: u8 = 1 << 1 | 1 << 0;
 /// LPA: effects log, extended data, supported pages.
@@ -77,7 +80,7 @@ impl Controller {
                 let namespace = self.visible(id.nsid)?.ok_or(NO_NAMESPACE)?;
                 descriptor_page(&namespace)
             }
-            Cns::CommandSetNamespace => nvm_only(self.of_namespace(id.nsid, |_, _| {
+            Cns::CommandSetNamespace => nvm_only(self.of_namespace(id.nsid, |_, _, _| {
                 NvmNamespaceIdentify::default().bytes().to_vec()
             })?),
             Cns::CommandSetController => nvm_only(command_set_page()),
@@ -108,13 +111,16 @@ impl Controller {
     fn of_namespace(
         &self,
         nsid: u32,
-        page: impl FnOnce(&Namespace, &Geometry) -> Vec<u8>,
+        page: impl FnOnce(&Namespace, &Geometry, AnaState) -> Vec<u8>,
     ) -> Result<Vec<u8>, Status> {
         match self.visible(nsid)? {
             None => Ok(vec![0; IDENTIFY_LEN]),
             // Without its size it cannot be described; zeroes would tell hosts that it is gone.
             Some(namespace) => match namespace.geometry() {
-                Some(geometry) => Ok(page(&namespace, &geometry)),
+                Some(geometry) => {
+                    let state = self.association.ana(&namespace);
+                    Ok(page(&namespace, &geometry, state))
+                }
                 None => Err(Status::NAMESPACE_NOT_READY),
             },
         }
@@ -128,10 +134,23 @@ impl Controller {
         Ok(active_namespaces(all.iter().map(|one| one.nsid), after))
     }
 
+    /// FUSES. It is of the controller and not of a namespace, so that it is offered only as long as
+    /// the host sees no namespace whose writers we cannot all hold off: a cluster that relies on
+    /// it would be misled by such a namespace.
+    fn fuses(&self) -> u16 {
+        let all = self.association.namespaces();
+        let shared = |one: &Arc<Namespace>| one.geometry().is_some_and(|it| it.shared);
+        match all.iter().any(shared) {
+            true => 0,
+            false => FUSED_COMPARE_WRITE,
+        }
+    }
+
     fn identify_controller(&self) -> IdentifyController {
         match self.association.subsystem() {
             Some(subsystem) => {
                 let mut page = io_controller(&subsystem.shape());
+                page.fuses = self.fuses().into();
                 page.cntlid = self.association.cntlid.into();
                 page
             }
@@ -194,7 +213,6 @@ fn io_controller(shape: &Shape) -> IdentifyController {
         nn: shape.max_namespaces.into(),
         mnan: shape.max_namespaces.into(),
         oncs: commands.into(),
-        fuses: FUSED_COMPARE_WRITE.into(),
         vwc: VWC,
         ioccsz: ((Sqe::SIZE as u32 + IN_CAPSULE) / 16).into(),
         iorcsz: 1.into(),
@@ -217,18 +235,34 @@ fn zero_based(blocks: u32) -> u16 {
     u16::try_from(blocks.saturating_sub(1)).unwrap_or(u16::MAX)
 }
 
-fn namespace_page(namespace: &Namespace, geometry: &Geometry) -> Vec<u8> {
+fn reservations(namespace: &Namespace) -> u8 {
+    match namespace.has_reservations() {
+        true => RESCAP,
+        false => 0,
+    }
+}
+
+fn namespace_page(namespace: &Namespace, geometry: &Geometry, state: AnaState) -> Vec<u8> {
+    // Cleared where it cannot be known (NVM Command Set 1.1, 4.1.5.1: NUSE).
+    let used = match state {
+        AnaState::Inaccessible | AnaState::PersistentLoss => 0,
+        _ => geometry.blocks,
+    };
     let mut page = IdentifyNamespace {
         nsze: geometry.blocks.into(),
         ncap: geometry.blocks.into(),
-        nuse: geometry.blocks.into(),
+        nuse: used.into(),
         nsfeat: nsfeat::ATOMIC_UNITS,
         nmic: nmic::SHARED,
-        rescap: rescap::PERSIST | rescap::ALL_TYPES | rescap::IGNORE_KEY_1_3,
+        rescap: reservations(namespace),
         dlfeat: DLFEAT,
         nawun: zero_based(geometry.atomic_blocks).into(),
         nawupf: zero_based(geometry.atomic_blocks).into(),
-        nacwu: zero_based(geometry.atomic_blocks).into(),
+        nacwu: match geometry.shared {
+            true => 0,
+            false => zero_based(geometry.atomic_blocks),
+        }
+        .into(),
         nvmcap: u128::from(geometry.data_bytes()).into(),
         anagrpid: namespace.nsid.into(),
         nguid: namespace.identity.nguid,
@@ -279,7 +313,7 @@ fn independent_page(namespace: &Namespace) -> Vec<u8> {
     let page = IndependentNamespace {
         nsfeat: if cached { 0 } else { NO_WRITE_CACHE },
         nmic: nmic::SHARED,
-        rescap: rescap::PERSIST | rescap::ALL_TYPES | rescap::IGNORE_KEY_1_3,
+        rescap: reservations(namespace),
         anagrpid: namespace.nsid.into(),
         nstat: if geometry.is_some() { READY } else { 0 },
         ..IndependentNamespace::default()

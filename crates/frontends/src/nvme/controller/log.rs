@@ -5,8 +5,8 @@ use crate::nvme::{DATA_MAX, FIRMWARE};
 use blk::{IoError, Nanos, Op};
 use wire::nvme::cmds::GetLog;
 use wire::nvme::log::{
-    AnaGroup, AnaState, FirmwareSlots, LogId, ReservationNotification, Smart, ana,
-    changed_namespaces, command_effects, discovery, feature_effects, supported_pages, window,
+    FirmwareSlots, LogId, ReservationNotification, Smart, changed_namespaces, command_effects,
+    discovery, feature_effects, supported_pages, window,
 };
 use wire::nvme::text::padded;
 use wire::nvme::{AdminOpcode, IoOpcode, NSID_ALL, Status};
@@ -76,7 +76,10 @@ impl Controller {
             LogId::Firmware => FirmwareSlots::single(padded(FIRMWARE)).bytes().to_vec(),
             LogId::ChangedNamespaces => changed_namespaces(self.changed.iter().copied()),
             LogId::CommandEffects => self.command_effects(),
-            LogId::Ana => self.ana(log.lsp & GROUPS_ONLY != 0),
+            LogId::Ana => {
+                self.look();
+                self.ana.page(log.lsp & GROUPS_ONLY != 0)
+            }
             LogId::FeatureEffects => feature_effects(self.features()),
             LogId::Discovery => {
                 self.look();
@@ -135,30 +138,6 @@ impl Controller {
             ..Smart::default()
         };
         Ok(page.bytes().to_vec())
-    }
-
-    /// Each namespace is an ANA group of its own, numbered like it, so that it never has to change
-    /// its group when its volume goes and comes.
-    fn ana(&self, groups_only: bool) -> Vec<u8> {
-        let changes = self
-            .association
-            .subsystem()
-            .map_or(0, |subsystem| subsystem.ana_changes());
-        let groups: Vec<AnaGroup> = self
-            .association
-            .namespaces()
-            .iter()
-            .map(|namespace| AnaGroup {
-                id: namespace.nsid,
-                change_count: changes,
-                state: match namespace.is_online() {
-                    true => AnaState::Optimized,
-                    false => AnaState::Inaccessible,
-                },
-                namespaces: vec![namespace.nsid],
-            })
-            .collect();
-        ana(changes, &groups, groups_only)
     }
 
     fn reservation(&mut self, take: bool) -> Vec<u8> {

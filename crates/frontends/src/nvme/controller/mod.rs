@@ -2,6 +2,7 @@
 //!
 //! It knows no transport: commands come in with a [`Ticket`], answers go out by [`Replies`].
 
+mod ana;
 mod errors;
 mod events;
 mod features;
@@ -16,6 +17,7 @@ use super::discovery;
 use super::io::{Command, Flushes};
 use super::queue::{Inbox, Replies, Ticket};
 use super::target::{Association, Shown, Target};
+use ana::AnaLog;
 use blk::{Home, IoBuf, Nanos};
 use events::Events;
 use features::Values;
@@ -79,6 +81,8 @@ pub(crate) struct Controller {
     keep_alive: KeepAlive,
     /// What the host can see, by NSID, as it was last looked at.
     view: BTreeMap<u32, Shown>,
+    /// Of the same.
+    ana: AnaLog,
     /// NSIDs of the changed namespace list.
     changed: BTreeSet<u32>,
     /// The generation of what is in `view` or `entries`.
@@ -112,6 +116,7 @@ impl Controller {
             events: Events::default(),
             keep_alive: KeepAlive { kato_ms, last: now },
             view: BTreeMap::new(),
+            ana: AnaLog::default(),
             changed: BTreeSet::new(),
             seen: 0,
             entries: Vec::new(),
@@ -121,6 +126,7 @@ impl Controller {
         };
         new.look();
         new.changed.clear();
+        new.ana.reset();
         new
     }
 
@@ -242,6 +248,7 @@ impl Controller {
         }
         self.values = Values::new(self.keep_alive.last);
         self.changed.clear();
+        self.ana.reset();
     }
 
     /// Tells the end of a reset or shutdown once nothing is under way on the I/O queues any more,
@@ -338,22 +345,13 @@ impl Controller {
         let all = self.association.namespaces();
         let view: BTreeMap<u32, Shown> = all.iter().map(|one| (one.nsid, one.shown())).collect();
         let old = std::mem::replace(&mut self.view, view);
-        let mut moved = false;
-        for (nsid, now) in &self.view {
-            match old.get(nsid) {
-                Some(was) => {
-                    moved |= was.online != now.online;
-                    if was.differs(now) {
-                        self.changed.insert(*nsid);
-                    }
-                }
-                None => {
-                    self.changed.insert(*nsid);
-                }
-            }
-        }
+        let differs = |(nsid, now): &(&u32, &Shown)| old.get(nsid) != Some(now);
+        let new = self.view.iter().filter(differs).map(|(nsid, _)| *nsid);
+        self.changed.extend(new);
         self.changed
             .extend(old.keys().filter(|nsid| !self.view.contains_key(nsid)));
+        let states = all.iter().map(|one| (one.nsid, self.association.ana(one)));
+        let moved = self.ana.update(states);
         if !self.changed.is_empty() {
             self.events.raise(AsyncEvent::NamespaceAttribute);
         }

@@ -88,8 +88,8 @@ impl IoQueue {
     ) -> Result<Option<usize>, Status> {
         let index = self.lane(nsid, home)?;
         let lane = &mut self.lanes[index];
-        if !lane.online {
-            return Err(Status::ANA_INACCESSIBLE);
+        if let Some(status) = lane.refusal {
+            return Err(status);
         }
         let access = lane.access(&self.queue.association);
         if !(if write { access.write } else { access.read }) {

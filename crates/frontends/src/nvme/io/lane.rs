@@ -13,7 +13,8 @@ pub(super) struct OpenLane {
     pub(super) namespace: Arc<Namespace>,
     pub(super) lane: Box<dyn Lane>,
     pub(super) geometry: Geometry,
-    pub(super) online: bool,
+    /// What commands are answered instead of being executed: the ANA state forbids them.
+    pub(super) refusal: Option<Status>,
     pub(super) counters: Arc<Counters>,
     /// I/Os inside the lane.
     pub(super) in_flight: u32,
@@ -45,12 +46,12 @@ impl OpenLane {
             subsystem.stats.adopt(counters.clone());
             listener.stats.adopt(counters.clone());
         }
-        let access_version = namespace.desk.version();
+        let (geometry, access_version) = (volume.geometry(), namespace.desk.version());
         Ok(Self {
-            access: namespace.desk.access(&association.host),
+            access: allowed(&namespace, &association.host),
             access_version,
-            geometry: volume.geometry(),
-            online: namespace.is_online(),
+            geometry,
+            refusal: association.ana(&namespace).refusal(),
             lane: volume.open_lane(home),
             namespace,
             counters,
@@ -62,11 +63,11 @@ impl OpenLane {
     }
 
     /// Takes over what has changed. False if the namespace is going.
-    pub(super) fn refresh(&mut self) -> bool {
+    pub(super) fn refresh(&mut self, association: &Association) -> bool {
         if let Some(geometry) = self.namespace.geometry() {
             self.geometry = geometry;
         }
-        self.online = self.namespace.is_online();
+        self.refusal = association.ana(&self.namespace).refusal();
         !self.namespace.is_closing()
     }
 
@@ -75,7 +76,7 @@ impl OpenLane {
     pub(super) fn access(&mut self, association: &Association) -> Access {
         let version = self.namespace.desk.version();
         if version != self.access_version {
-            self.access = self.namespace.desk.access(&association.host);
+            self.access = allowed(&self.namespace, &association.host);
             self.access_version = version;
         }
         self.access
@@ -100,6 +101,14 @@ impl OpenLane {
     pub(super) fn leave_gate(&mut self) {
         self.writers -= 1;
         self.namespace.gate.leave();
+    }
+}
+
+/// What a host may do with a namespace.
+fn allowed(namespace: &Namespace, host: &HostId) -> Access {
+    match namespace.has_reservations() {
+        true => namespace.desk.access(host),
+        false => Access::FULL,
     }
 }
 

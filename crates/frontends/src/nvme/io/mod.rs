@@ -234,7 +234,8 @@ impl IoQueue {
 
     /// Takes over changes of namespaces and fences; to be called before commands are.
     pub(crate) fn look(&mut self, out: &mut impl Replies) {
-        let Some(subsystem) = self.queue.association.subsystem() else {
+        let association = &self.queue.association;
+        let Some(subsystem) = association.subsystem() else {
             return;
         };
         let (generation, fences) = (subsystem.generation(), subsystem.fences());
@@ -242,7 +243,7 @@ impl IoQueue {
             self.generation = generation;
             self.latest = None;
             for (index, lane) in &mut self.lanes {
-                if !lane.refresh() {
+                if !lane.refresh(association) {
                     let nsid = lane.namespace.nsid;
                     if self.by_nsid.get(&nsid) == Some(&index) {
                         self.by_nsid.remove(&nsid);

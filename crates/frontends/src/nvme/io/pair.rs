@@ -123,6 +123,10 @@ impl IoQueue {
         self.usable(nsid, true, home)?;
         let lane = self.lane(nsid, home)?;
         let geometry = &self.lanes[lane].geometry;
+        if geometry.shared {
+            // Others write past our gate: nothing would keep them out between the two halves.
+            return Err(Status::INVALID_FIELD.dnr());
+        }
         if rw.blocks > geometry.atomic_blocks {
             return Err(Status::ATOMIC_WRITE_UNIT_EXCEEDED.dnr());
         }
@@ -150,9 +154,11 @@ impl IoQueue {
             if self.lanes[lane].fenced {
                 continue;
             }
-            // While it waited another host may have taken a reservation.
-            if !self.lanes[lane].access(&self.queue.association).write {
-                self.fail_pair(index, Status::RESERVATION_CONFLICT.dnr(), out);
+            // While it waited the ANA state may have changed, or another host taken a reservation.
+            let access = self.lanes[lane].access(&self.queue.association);
+            let conflict = (!access.write).then_some(Status::RESERVATION_CONFLICT.dnr());
+            if let Some(status) = self.lanes[lane].refusal.or(conflict) {
+                self.fail_pair(index, status, out);
                 moved = true;
                 continue;
             }

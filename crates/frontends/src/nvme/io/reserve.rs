@@ -77,8 +77,11 @@ impl IoQueue {
         let association = &self.queue.association;
         let namespace = association.namespace(parsed.nsid);
         let namespace = namespace.ok_or(Status::INVALID_NAMESPACE.dnr())?;
-        if !namespace.is_online() {
-            return Err(Status::ANA_INACCESSIBLE);
+        if let Some(status) = association.ana(&namespace).refusal() {
+            return Err(status);
+        }
+        if !namespace.has_reservations() {
+            return Err(Status::INVALID_OPCODE.dnr());
         }
         if association.host == [0; 16] {
             // Nobody could tell such hosts apart (NVMe Base 2.1, 8.1.22).

@@ -147,14 +147,19 @@ pub(crate) struct Access {
     pub(crate) write: bool,
 }
 
+impl Access {
+    /// Nothing is reserved.
+    pub(crate) const FULL: Self = Self {
+        read: true,
+        write: true,
+    };
+}
+
 impl Reservations {
     /// What `host` may do now (NVMe Base 2.1, 8.1.22, the table of allowed commands).
     pub(crate) fn access(&self, host: &HostId) -> Access {
         let Some(held) = &self.held else {
-            return Access {
-                read: true,
-                write: true,
-            };
+            return Access::FULL;
         };
         let may = held.holder == *host
             || held.rtype.registrants_have_access() && self.key_of(host).is_some();

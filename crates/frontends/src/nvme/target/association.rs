@@ -10,6 +10,7 @@ use crate::nvme::users::{HostId, Users};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
+use wire::nvme::log::AnaState;
 use wire::nvme::{Nqn, Status};
 
 /// Reservation notices that wait to be read by a host; the oldest go first, as the log page says
@@ -108,6 +109,15 @@ impl Association {
             return None;
         }
         Some(found.clone())
+    }
+
+    /// How this host reaches a namespace. Without its volume nobody can, whatever is set.
+    pub(crate) fn ana(&self, namespace: &Namespace) -> AnaState {
+        match &self.way {
+            _ if !namespace.is_online() => AnaState::Inaccessible,
+            Some((_, listener)) => listener.ana.load().of(namespace.nsid),
+            None => AnaState::Optimized,
+        }
     }
 
     /// Ends it: all its connections close.

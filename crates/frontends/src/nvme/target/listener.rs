@@ -1,5 +1,6 @@
 //! A listener: the TCP side of an `NvmeController` resource, one way into one subsystem.
 
+use super::AnaStates;
 use crate::nvme::tcp::Port;
 use crate::nvme::users::Users;
 use arc_swap::ArcSwap;
@@ -32,6 +33,8 @@ pub(crate) struct Listener {
     /// PORTID in the discovery log.
     pub(crate) cntlid_first: u16,
     pub(crate) limits: ArcSwap<Limits>,
+    /// Hosts learn of a change by [`Subsystem::namespaces_changed`](super::Subsystem).
+    pub(crate) ana: ArcSwap<AnaStates>,
     pub(crate) stats: Arc<Stats>,
     /// Connections of hosts that came this way.
     pub(crate) users: Arc<Users>,
@@ -47,6 +50,7 @@ impl Listener {
             port,
             cntlid_first,
             limits: ArcSwap::from_pointee(limits),
+            ana: ArcSwap::default(),
             stats: Arc::default(),
             users: Arc::default(),
             closing: AtomicBool::new(false),

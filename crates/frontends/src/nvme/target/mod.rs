@@ -4,11 +4,13 @@
 //! when a host connects and hold what they found. Locks are taken in the order directory,
 //! subsystem, users, and never while an I/O is handled.
 
+mod ana;
 mod association;
 mod listener;
 mod namespace;
 mod subsystem;
 
+pub(crate) use ana::AnaStates;
 pub(crate) use association::{Association, QueueError, QueueTicket};
 pub(crate) use listener::{CNTLID_RANGE, Limits, Listener, QUEUES_MAX};
 pub(crate) use namespace::{Namespace, Shown};

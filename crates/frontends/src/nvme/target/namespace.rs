@@ -30,27 +30,12 @@ pub(crate) struct Namespace {
     pub(crate) closing: AtomicBool,
 }
 
-/// What a host can see of a namespace; a change of it is announced.
+/// What a host can see of a namespace besides its ANA state; a change of it is announced.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Shown {
     /// The generation is left out: it may count what hosts cannot see.
     geometry: Option<Geometry>,
     identity: Identity,
-    /// ANA optimized, else inaccessible.
-    pub(crate) online: bool,
-}
-
-impl Shown {
-    /// Whether more than the ANA state differs.
-    pub(crate) fn differs(&self, other: &Self) -> bool {
-        Self {
-            online: true,
-            ..*self
-        } != Self {
-            online: true,
-            ..*other
-        }
-    }
 }
 
 impl Namespace {
@@ -78,6 +63,12 @@ impl Namespace {
             .is_some_and(|volume| volume.state() == State::Online)
     }
 
+    /// Whether it offers reservations. Those of a shared volume would have to be the array's, to
+    /// hold for everybody, and are not passed on.
+    pub(crate) fn has_reservations(&self) -> bool {
+        self.geometry().is_some_and(|geometry| !geometry.shared)
+    }
+
     /// What a host can see of it.
     pub(crate) fn shown(&self) -> Shown {
         let geometry = self.geometry().map(|geometry| Geometry {
@@ -87,7 +78,6 @@ impl Namespace {
         Shown {
             geometry,
             identity: self.identity,
-            online: self.is_online(),
         }
     }
 

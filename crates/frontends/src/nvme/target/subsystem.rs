@@ -43,8 +43,6 @@ pub(crate) struct Subsystem {
     namespaces: ArcSwap<BTreeMap<u32, Arc<Namespace>>>,
     /// Changes with everything that connections keep copies of.
     generation: AtomicU64,
-    /// CHGCNT of the ANA log page.
-    ana_changes: AtomicU64,
     /// Counts the fences of all namespaces.
     fences: AtomicU64,
     ways: Mutex<Ways>,
@@ -67,7 +65,6 @@ impl Subsystem {
             shape: ArcSwap::from_pointee(shape),
             namespaces: ArcSwap::default(),
             generation: AtomicU64::new(1),
-            ana_changes: AtomicU64::new(0),
             fences: AtomicU64::new(0),
             ways: Mutex::default(),
         })
@@ -133,15 +130,9 @@ impl Subsystem {
         self.fences.fetch_add(1, SeqCst);
     }
 
-    /// CHGCNT of the ANA log page.
-    pub(crate) fn ana_changes(&self) -> u64 {
-        self.ana_changes.load(SeqCst)
-    }
-
-    /// Makes all connections look at the namespaces again; each works out what its host has to be
-    /// told.
+    /// Makes all connections look at the namespaces and their ANA states again; each works out what
+    /// its host has to be told.
     pub(crate) fn namespaces_changed(&self) {
-        self.ana_changes.fetch_add(1, SeqCst);
         self.generation.fetch_add(1, SeqCst);
         let all: Vec<_> = self.ways().associations.values().cloned().collect();
         all.iter().for_each(|one| one.users.wake());

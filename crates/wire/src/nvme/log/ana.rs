@@ -3,6 +3,7 @@
 use zerocopy::little_endian::{U16, U32, U64};
 
 use crate::Malformed;
+use crate::nvme::Status;
 
 /// State of an ANA group (NVMe Base 2.1, 8.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +31,17 @@ impl AnaState {
             0x4 => Some(AnaState::PersistentLoss),
             0xf => Some(AnaState::Change),
             _ => None,
+        }
+    }
+
+    /// What commands that need the namespace are answered in this state, unless it serves them
+    /// (NVMe Base 2.1, 8.1.1). Without "do not retry": another path may serve them.
+    pub const fn refusal(self) -> Option<Status> {
+        match self {
+            AnaState::Optimized | AnaState::NonOptimized => None,
+            AnaState::Inaccessible => Some(Status::ANA_INACCESSIBLE),
+            AnaState::PersistentLoss => Some(Status::ANA_PERSISTENT_LOSS),
+            AnaState::Change => Some(Status::ANA_TRANSITION),
         }
     }
 }
