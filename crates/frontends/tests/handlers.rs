@@ -3,6 +3,7 @@
 
 mod support;
 
+use api::ext::v1::NvmeSubsystemSettings;
 use api::handler::Health;
 use api::storage::v1::nvme_controller_spec::Endpoint;
 use api::storage::v1::nvme_namespace_status::OperState;
@@ -17,6 +18,7 @@ use support::memory::Memory;
 use support::{
     HOST, NQN, OTHER_HOST, Site, code, controller_name, free_address, listen, namespace_name, shows,
 };
+use wire::nvme::Status;
 
 /// Makes something wrong, or different.
 type Edit<'a, S> = &'a dyn Fn(&mut S);
@@ -426,6 +428,65 @@ fn cntlid_ranges_are_chosen_or_assigned_and_never_begin_alike() {
         hosts.iter().map(|h| h.admin.cntlid).collect::<Vec<_>>(),
         [5000, 5001, 5002]
     );
+}
+
+#[test]
+fn cntlids_stay_within_the_range_of_the_subsystem() {
+    let site = Site::default();
+    let subsystem = site.subsystem("s", NQN);
+    let set = |first: Option<u32>, last: Option<u32>| {
+        let settings = NvmeSubsystemSettings {
+            cntlid_min: first,
+            cntlid_max: last,
+            ..NvmeSubsystemSettings::default()
+        };
+        code(site.set("nvmeSubsystems/s", &subsystem, &settings))
+    };
+    let make = |id: &str, wish: Option<i32>| {
+        let address = free_address("127.0.0.1");
+        let mut spec = listen(address);
+        spec.nvme_controller_id = wish;
+        let made = site.controller_with(id, spec)?;
+        Ok((address, made.spec.unwrap().nvme_controller_id.unwrap()))
+    };
+    for (first, last, field) in [
+        (Some(9), Some(8), "cntlid_max"),
+        (None, Some(65_520), "cntlid_max"),
+        (Some(1 << 20), None, "cntlid_min"),
+    ] {
+        let (refused, at, message) = set(first, last);
+        assert_eq!(
+            (refused, at.as_deref()),
+            ("INVALID_ARGUMENT", Some(field)),
+            "{message}"
+        );
+    }
+    assert_eq!(set(Some(100), Some(101)).0, "OK");
+    let (address, start) = make("s/a", None).unwrap();
+    assert_eq!(start, 100, "the server chooses within it");
+    assert_eq!(code(make("s/b", None)).0, "RESOURCE_EXHAUSTED");
+    for wish in [99, 102] {
+        assert_eq!(code(make("s/b", Some(wish))).0, "FAILED_PRECONDITION");
+    }
+    let hosts = [100, 101].map(|cntlid| {
+        let host = Session::to(address);
+        assert_eq!(host.admin.cntlid, cntlid);
+        host
+    });
+    let busy = Session::connect(address, NQN, Who::default())
+        .err()
+        .unwrap();
+    assert!(busy.status().is(Status::CONTROLLER_BUSY));
+    // Nobody is pushed out of it.
+    let (refused, _, message) = set(Some(101), None);
+    assert_eq!(refused, "FAILED_PRECONDITION");
+    assert!(message.contains("nvmeControllers/a"), "{message}");
+    let (refused, _, message) = set(None, Some(100));
+    assert_eq!(refused, "FAILED_PRECONDITION");
+    assert!(message.contains(HOST), "{message}");
+    assert_eq!(set(None, None).0, "OK");
+    assert_eq!(Session::to(address).admin.cntlid, 102);
+    drop(hosts);
 }
 
 #[test]

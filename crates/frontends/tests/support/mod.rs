@@ -10,7 +10,7 @@ pub mod host;
 pub mod memory;
 
 use api::error::{Error, Result};
-use api::handler::{Handlers, Job, Observed, Settings};
+use api::handler::{Handlers, Job, Observed, Settings, SettingsMessage};
 use api::names::ResourceName;
 use api::storage::v1::nvme_controller_spec::Endpoint;
 use api::storage::v1::{
@@ -165,6 +165,26 @@ impl Site {
         };
         let made = block_on(handler.update(job, old, new))?;
         Ok(R::decode(&made[..]).unwrap())
+    }
+
+    /// Changes the settings of a resource, all of them.
+    pub fn set<R: Message + Default>(
+        &self,
+        resource_name: &str,
+        resource: &R,
+        settings: &impl SettingsMessage,
+    ) -> Result<()> {
+        let name = name(resource_name);
+        let handler = self.handlers.of(&name.kind().collection)?;
+        let (bytes, settings) = (resource.encode_to_vec(), Settings::new(settings));
+        handler.admit_settings(&name, &bytes, &settings)?;
+        let job = Job {
+            name,
+            replay: false,
+            volumes: BTreeMap::new(),
+            settings,
+        };
+        block_on(handler.update(job, bytes.clone(), bytes)).map(drop)
     }
 
     pub fn delete(&self, resource_name: &str) -> Result<()> {

@@ -242,14 +242,8 @@ impl Controller {
         Ok(Answer::Done(u64::from(value)))
     }
 
-    pub(super) fn set_feature(
-        &mut self,
-        now: Nanos,
-        ticket: Ticket,
-        feature: &Features,
-        save: bool,
-        data: &IoBuf,
-    ) -> Answered {
+    /// The feature of a Set Features, if it may be set so.
+    fn settable(&self, feature: &Features, save: bool, data: &IoBuf) -> Result<FeatureId, Status> {
         let id = self.feature(feature.fid)?;
         if save {
             return Err(Status::FEATURE_NOT_SAVEABLE.dnr());
@@ -261,6 +255,18 @@ impl Controller {
             return Err(Status::SGL_LENGTH_INVALID.dnr());
         }
         self.check_namespace(id, feature.nsid)?;
+        Ok(id)
+    }
+
+    pub(super) fn set_feature(
+        &mut self,
+        now: Nanos,
+        ticket: Ticket,
+        feature: &Features,
+        save: bool,
+        data: &IoBuf,
+    ) -> Answered {
+        let id = self.settable(feature, save, data)?;
         let value = feature.cdw11;
         match id {
             FeatureId::Arbitration => self.values.arbitration = value,

@@ -1,10 +1,13 @@
 //! The handler of `NvmeController`: a TCP listener of a subsystem.
 
+use super::settings::{ana_states, controller_in_force};
 use super::{exists, fixed, parent};
-use crate::nvme::target::{CNTLID_RANGE, Limits, Listener, QUEUES_MAX, Subsystem, Target, Ways};
+use crate::nvme::target::{AnaStates, CNTLID_RANGE, Limits, Listener, QUEUES_MAX};
+use crate::nvme::target::{Subsystem, Target, Ways};
 use crate::nvme::tcp;
 use api::error::{Code, Error, Result};
-use api::handler::{Handler, Health, Job, Observed};
+use api::ext::v1::NvmeControllerSettings;
+use api::handler::{Handler, Health, Job, Observed, Settings};
 use api::names::ResourceName;
 use api::storage::v1::nvme_controller_spec::Endpoint;
 use api::storage::v1::{
@@ -185,6 +188,13 @@ fn choose_cntlid(ways: &Ways, name: &str, wished: Option<u16>) -> Result<u16> {
     let others = ways.listeners.values();
     let others: Vec<&Arc<Listener>> = others.filter(|other| other.name != name).collect();
     if let Some(id) = wished {
+        if !ways.cntlids.holds(id) {
+            let why = format!(
+                "{id} is outside {}, the range of the subsystem",
+                ways.cntlids
+            );
+            return Err(Error::precondition(format!("{CNTLID}: {why}")).at(CNTLID));
+        }
         return match others.iter().find(|other| other.cntlid_first == id) {
             Some(other) => Err(exists(CNTLID, id, &other.name)),
             None => Ok(id),
@@ -195,10 +205,13 @@ fn choose_cntlid(ways: &Ways, name: &str, wished: Option<u16>) -> Result<u16> {
             .iter()
             .all(|o| o.cntlid_first.abs_diff(*id) >= CNTLID_RANGE)
     };
-    let mut choices = (1..=CNTLID_MAX - CNTLID_RANGE + 1).step_by(usize::from(CNTLID_RANGE));
+    let (first, last) = (ways.cntlids.first.max(1), ways.cntlids.last);
+    let mut choices = (first..=last).step_by(usize::from(CNTLID_RANGE));
     choices.find(free).ok_or_else(|| {
         let text = format!(
-            "{CNTLID}: every range of {CNTLID_RANGE} is taken; choose one, or delete a controller"
+            "{CNTLID}: every range of {CNTLID_RANGE} within {} is taken; choose one, or delete a \
+             controller",
+            ways.cntlids
         );
         Error::new(Code::ResourceExhausted, text).at(CNTLID)
     })
@@ -217,10 +230,10 @@ impl ControllerHandler {
         subsystem: &Arc<Subsystem>,
         name: &str,
         spec: &NvmeControllerSpec,
+        ana: AnaStates,
     ) -> Result<Arc<Listener>> {
-        let (address, limits) = (address(spec)?, limits(spec)?);
-        let port = tcp::open_port(&self.0, address).await?;
-        let made = self.enter(subsystem, name, spec, port.clone(), limits);
+        let port = tcp::open_port(&self.0, address(spec)?).await?;
+        let made = self.enter(subsystem, name, spec, port.clone(), ana);
         if made.is_err() {
             tcp::close_port(&self.0, &port).await;
         }
@@ -233,8 +246,9 @@ impl ControllerHandler {
         name: &str,
         spec: &NvmeControllerSpec,
         port: Arc<tcp::Port>,
-        limits: Limits,
+        ana: AnaStates,
     ) -> Result<Arc<Listener>> {
+        let limits = limits(spec)?;
         let mut ways = subsystem.ways();
         let cntlid = choose_cntlid(&ways, name, wished_cntlid(spec)?)?;
         if let Some(other) = ways
@@ -244,7 +258,7 @@ impl ControllerHandler {
         {
             return Err(exists(TRADDR, port.address(), &other.name));
         }
-        let listener = Arc::new(Listener::new(name.to_owned(), port, cntlid, limits));
+        let listener = Arc::new(Listener::new(name.to_owned(), port, cntlid, limits, ana));
         ways.listeners.insert(name.to_owned(), listener.clone());
         Ok(listener)
     }
@@ -281,17 +295,40 @@ impl Handler<NvmeController> for ControllerHandler {
         }
     }
 
+    fn admit_settings(
+        &self,
+        _name: &ResourceName,
+        _resource: &NvmeController,
+        settings: &Settings,
+    ) -> Result<()> {
+        ana_states(&settings.read()?).map(drop)
+    }
+
+    fn settings_in_force(
+        &self,
+        _name: &ResourceName,
+        _resource: &NvmeController,
+        settings: &Settings,
+    ) -> Result<Settings> {
+        let settings: NvmeControllerSettings = settings.read()?;
+        Ok(Settings::new(&controller_in_force(settings)))
+    }
+
     async fn create(&self, job: Job, resource: NvmeController) -> Result<NvmeController> {
-        let spec = wish(&resource)?;
+        let (spec, ana) = (wish(&resource)?, ana_states(&job.settings()?)?);
         let listener = match self.find(&job.name) {
-            Some((_, listener)) if listener.port.address() == address(spec)? => {
+            Some((subsystem, listener)) if listener.port.address() == address(spec)? => {
                 listener.limits.store(Arc::new(limits(spec)?));
+                if **listener.ana.load() != ana {
+                    listener.ana.store(Arc::new(ana));
+                    subsystem.namespaces_changed();
+                }
                 listener
             }
             Some(_) => return Err(fixed(TRADDR, "the listener is open at another address")),
             None => {
                 let subsystem = parent(&self.0, &job.name)?;
-                let listener = self.open(&subsystem, job.name.as_str(), spec).await?;
+                let listener = self.open(&subsystem, job.name.as_str(), spec, ana).await?;
                 self.0.discovery.changed();
                 listener
             }

@@ -2,6 +2,7 @@
 
 mod controller;
 mod namespace;
+mod settings;
 mod subsystem;
 
 pub(crate) use controller::ControllerHandler;

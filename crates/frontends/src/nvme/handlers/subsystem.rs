@@ -1,10 +1,13 @@
 //! The handler of `NvmeSubsystem`.
 
+use super::settings::{cntlid_range, subsystem_in_force};
 use super::{exists, fixed};
 use crate::nvme::FIRMWARE;
+use crate::nvme::target::{CntlidRange, Ways};
 use crate::nvme::target::{NAMESPACES_DEFAULT, NAMESPACES_MAX, Shape, Subsystem, Target};
 use api::error::{Error, Result};
-use api::handler::{Handler, Health, Job, Observed};
+use api::ext::v1::NvmeSubsystemSettings;
+use api::handler::{Handler, Health, Job, Observed, Settings};
 use api::names::ResourceName;
 use api::storage::v1::{NvmeSubsystem, NvmeSubsystemSpec, NvmeSubsystemStatus};
 use std::sync::Arc;
@@ -139,6 +142,26 @@ fn check_change(subsystem: &Subsystem, old: &Shape, new: &Shape) -> Result<()> {
     }
 }
 
+/// Whether everything that has a CNTLID keeps it in another range.
+fn check_range(ways: &Ways, range: CntlidRange) -> Result<()> {
+    let outside = |id: u16, who: &str| {
+        let text = format!("{who} has {id}, outside {range}; delete or disconnect it first");
+        Error::precondition(text).about(who)
+    };
+    let listeners = ways.listeners.values();
+    if let Some(one) = listeners
+        .into_iter()
+        .find(|it| !range.holds(it.cntlid_first))
+    {
+        return Err(outside(one.cntlid_first, &one.name));
+    }
+    let associations = ways.associations.values();
+    match associations.into_iter().find(|it| !range.holds(it.cntlid)) {
+        Some(one) => Err(outside(one.cntlid, one.hostnqn.as_str())),
+        None => Ok(()),
+    }
+}
+
 impl SubsystemHandler {
     fn check_nqn(&self, name: &str, nqn: &Nqn) -> Result<()> {
         match self.0.subsystem_of(nqn) {
@@ -147,7 +170,7 @@ impl SubsystemHandler {
         }
     }
 
-    fn place(&self, name: &str, shape: &Shape) -> Result<()> {
+    fn place(&self, name: &str, shape: &Shape, cntlids: CntlidRange) -> Result<()> {
         let mut directory = self.0.directory();
         if let Some(other) = directory
             .by_nqn
@@ -159,15 +182,23 @@ impl SubsystemHandler {
         let subsystem = match directory.subsystems.get(name).cloned() {
             Some(subsystem) => {
                 let old = subsystem.shape();
+                check_change(&subsystem, &old, shape)?;
+                let mut ways = subsystem.ways();
+                check_range(&ways, cntlids)?;
+                ways.cntlids = cntlids;
+                drop(ways);
                 if *old == *shape {
                     return Ok(());
                 }
-                check_change(&subsystem, &old, shape)?;
                 directory.by_nqn.remove(&old.nqn);
                 subsystem.reshape(shape.clone());
                 subsystem
             }
-            None => Subsystem::new(name.to_owned(), shape.clone()),
+            None => {
+                let subsystem = Subsystem::new(name.to_owned(), shape.clone());
+                subsystem.ways().cntlids = cntlids;
+                subsystem
+            }
         };
         directory
             .subsystems
@@ -203,9 +234,33 @@ impl Handler<NvmeSubsystem> for SubsystemHandler {
         }
     }
 
+    fn admit_settings(
+        &self,
+        name: &ResourceName,
+        _resource: &NvmeSubsystem,
+        settings: &Settings,
+    ) -> Result<()> {
+        let range = cntlid_range(&settings.read()?)?;
+        match self.0.subsystem(name.as_str()) {
+            Some(subsystem) => check_range(&subsystem.ways(), range),
+            None => Ok(()),
+        }
+    }
+
+    fn settings_in_force(
+        &self,
+        _name: &ResourceName,
+        _resource: &NvmeSubsystem,
+        settings: &Settings,
+    ) -> Result<Settings> {
+        let settings: NvmeSubsystemSettings = settings.read()?;
+        Ok(Settings::new(&subsystem_in_force(settings)))
+    }
+
     async fn create(&self, job: Job, spec: NvmeSubsystem) -> Result<NvmeSubsystem> {
         let shape = wish(&spec)?;
-        self.place(job.name.as_str(), &shape)?;
+        let cntlids = cntlid_range(&job.settings()?)?;
+        self.place(job.name.as_str(), &shape, cntlids)?;
         Ok(filled(spec, &shape))
     }
 

@@ -15,6 +15,35 @@ pub(crate) const CNTLID_RANGE: u16 = 1024;
 /// I/O queues of one host: hosts make one for each of their CPUs, and few have more.
 pub(crate) const QUEUES_MAX: u16 = 64;
 
+/// The CNTLIDs that a subsystem may give out here: other servers may have others of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct CntlidRange {
+    pub(crate) first: u16,
+    pub(crate) last: u16,
+}
+
+impl Default for CntlidRange {
+    fn default() -> Self {
+        Self {
+            first: 0,
+            last: CNTLID_MAX,
+        }
+    }
+}
+
+impl CntlidRange {
+    /// Whether a CNTLID is in it.
+    pub(crate) fn holds(&self, cntlid: u16) -> bool {
+        (self.first..=self.last).contains(&cntlid)
+    }
+}
+
+impl std::fmt::Display for CntlidRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} to {}", self.first, self.last)
+    }
+}
+
 /// What hosts get that connect from now on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Limits {
@@ -44,13 +73,19 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    pub(crate) fn new(name: String, port: Arc<Port>, cntlid_first: u16, limits: Limits) -> Self {
+    pub(crate) fn new(
+        name: String,
+        port: Arc<Port>,
+        cntlid_first: u16,
+        limits: Limits,
+        ana: AnaStates,
+    ) -> Self {
         Self {
             name,
             port,
             cntlid_first,
             limits: ArcSwap::from_pointee(limits),
-            ana: ArcSwap::default(),
+            ana: ArcSwap::from_pointee(ana),
             stats: Arc::default(),
             users: Arc::default(),
             closing: AtomicBool::new(false),
@@ -58,13 +93,11 @@ impl Listener {
         }
     }
 
-    /// The CNTLIDs to try, each once, beginning after the one given out last.
-    pub(crate) fn cntlids(&self) -> impl Iterator<Item = u16> + '_ {
-        let last = self
-            .cntlid_first
-            .saturating_add(CNTLID_RANGE - 1)
-            .min(CNTLID_MAX);
-        let count = last - self.cntlid_first + 1;
+    /// The CNTLIDs to try, each once, beginning after the one given out last; those of the
+    /// subsystem end with `last`, which is not below the first of the listener.
+    pub(crate) fn cntlids(&self, last: u16) -> impl Iterator<Item = u16> + '_ {
+        let last = self.cntlid_first.saturating_add(CNTLID_RANGE - 1).min(last);
+        let count = last.saturating_sub(self.cntlid_first) + 1;
         let start = self.next.load(SeqCst);
         (0..count).map(move |step| {
             let place = (u32::from(start) + u32::from(step)) % u32::from(count);

@@ -12,7 +12,7 @@ mod subsystem;
 
 pub(crate) use ana::AnaStates;
 pub(crate) use association::{Association, QueueError, QueueTicket};
-pub(crate) use listener::{CNTLID_RANGE, Limits, Listener, QUEUES_MAX};
+pub(crate) use listener::{CNTLID_RANGE, CntlidRange, Limits, Listener, QUEUES_MAX};
 pub(crate) use namespace::{Namespace, Shown};
 pub(crate) use subsystem::{NAMESPACES_DEFAULT, NAMESPACES_MAX, Shape, Subsystem, Ways};
 

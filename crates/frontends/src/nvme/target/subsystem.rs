@@ -1,6 +1,6 @@
 //! An NVM subsystem: what hosts name in Connect, with its namespaces, ways in and hosts.
 
-use super::{Association, Listener, Namespace};
+use super::{Association, CntlidRange, Listener, Namespace};
 use crate::nvme::reservation::Notice;
 use crate::nvme::users::HostId;
 use arc_swap::ArcSwap;
@@ -55,6 +55,8 @@ pub(crate) struct Ways {
     pub(crate) listeners: BTreeMap<String, Arc<Listener>>,
     /// By CNTLID.
     pub(crate) associations: BTreeMap<u16, Arc<Association>>,
+    /// What the CNTLIDs of both are among.
+    pub(crate) cntlids: CntlidRange,
 }
 
 impl Subsystem {
@@ -156,7 +158,7 @@ impl Subsystem {
             return Err(Status::CONNECT_INVALID_HOST.dnr());
         }
         let free = listener
-            .cntlids()
+            .cntlids(ways.cntlids.last)
             .find(|id| !ways.associations.contains_key(id));
         let cntlid = free.ok_or(Status::CONTROLLER_BUSY)?;
         listener.gave(cntlid);
