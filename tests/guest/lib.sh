@@ -52,3 +52,25 @@ wait_disk() {
 no_disk() { until_ok 30 not disk_of "$1" "$2"; }
 
 not() { ! "$@" >/dev/null 2>&1; }
+
+# path_to NQN ADDRESS: the folder in sysfs of the controller that is reached at an address.
+path_to() {
+    local s c
+    s=$(subsystem_of "$1") || return 1
+    for c in "$s"/nvme[0-9]*; do
+        [[ ${c##*/} =~ ^nvme[0-9]+$ ]] && grep -q "traddr=$2," "$c/address" &&
+            { echo "$c"; return 0; }
+    done
+    return 1
+}
+
+# ana_state_is NQN NSID ADDRESS STATE: whether the path at an address is live, and the kernel sees
+# a namespace through it in this state.
+ana_state_is() {
+    local c n
+    c=$(path_to "$1" "$3") && [ "$(cat "$c/state")" = live ] || return 1
+    for n in "$c"/nvme*c*n*; do
+        [ "$(cat "$n/nsid" 2>/dev/null)" = "$2" ] && [ "$(cat "$n/ana_state")" = "$4" ] && return 0
+    done
+    return 1
+}

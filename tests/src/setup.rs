@@ -45,12 +45,23 @@ impl Server<'_> {
     /// Makes a subsystem listen on this side of the bridge, port [`PORT`].
     #[track_caller]
     pub fn create_listener(&self, subsystem: &str, id: &str, family: Family) -> Value {
+        self.create_listener_at(subsystem, id, (family.server(), family))
+    }
+
+    /// The same at another address.
+    #[track_caller]
+    pub fn create_listener_at(
+        &self,
+        subsystem: &str,
+        id: &str,
+        (address, family): (&str, Family),
+    ) -> Value {
         let path =
             format!("/v1/nvmeSubsystems/{subsystem}/nvmeControllers?nvme_controller_id={id}");
         let body = json!({"spec": {
             "trtype": "NVME_TRANSPORT_TYPE_TCP",
             "fabricsId": {
-                "traddr": family.server(),
+                "traddr": address,
                 "trsvcid": PORT.to_string(),
                 "adrfam": family.adrfam(),
             },
