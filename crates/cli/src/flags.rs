@@ -96,7 +96,6 @@ pub(crate) fn collect(
             FieldKind::Message(inner) if !is_value(&inner) && !field.is_list() => {
                 collect(&inner, path, found, wanted);
             }
-            FieldKind::Message(inner) if !is_value(&inner) => {}
             _ => found.push(path.clone()),
         }
         path.pop();
@@ -174,6 +173,14 @@ fn arg(flag: &Flag) -> Arg {
             arg.value_parser(parser.try_map(number))
                 .ignore_case(true)
                 .value_name("WORD")
+        }
+        FieldKind::Message(inner) => {
+            let example = inner
+                .fields()
+                .map(|f| format!("{}=...", words::kebab(f.name())));
+            let example: Vec<String> = example.collect();
+            arg.value_name(example.join(","))
+                .value_parser(move |text: &str| item(&inner, text))
         }
         FieldKind::Bytes => arg
             .value_name("PATH")
@@ -271,6 +278,28 @@ fn enum_number(values: &EnumDescriptor, text: &str) -> Option<i32> {
     values.values().find(fits).map(|v| v.number())
 }
 
+/// Reads one of a list of messages, as in `host-nsid=2,ana-state=inaccessible`.
+fn item(message: &MessageDescriptor, text: &str) -> std::result::Result<Value, String> {
+    let mut item = DynamicMessage::new(message.clone());
+    for part in text.split(',') {
+        let (key, value) = part
+            .split_once('=')
+            .ok_or_else(|| format!("`{part}` has no `=`"))?;
+        let field = message.get_field_by_name(&key.replace('-', "_"));
+        let field = field.ok_or_else(|| format!("`{key}` is not a field of it"))?;
+        let value = match field.kind() {
+            FieldKind::Enum(values) => {
+                let number = enum_number(&values, value);
+                Value::EnumNumber(number.ok_or_else(|| format!("`{value}` is not one of {key}"))?)
+            }
+            FieldKind::String => Value::String(value.to_owned()),
+            _ => number(&field, value)?,
+        };
+        item.set_field(&field, value);
+    }
+    Ok(Value::Message(item))
+}
+
 /// Reads a number of the field's type: decimal, `0x` hexadecimal, for sizes also `4KiB`.
 fn number(field: &FieldDescriptor, text: &str) -> std::result::Result<Value, String> {
     let wrong = |e: &dyn std::fmt::Display| format!("`{text}` is not a number that fits: {e}");
@@ -348,7 +377,9 @@ pub(crate) fn fill(
         };
         let mut values: Vec<Value> = values.cloned().collect();
         let field = flag.field();
-        if let FieldKind::Message(wrapper) = field.kind() {
+        if let FieldKind::Message(wrapper) = field.kind()
+            && is_value(&wrapper)
+        {
             let inner = scalar_of(field);
             let wrap = |value| {
                 let mut message = DynamicMessage::new(wrapper.clone());
@@ -552,6 +583,45 @@ mod tests {
         assert!(parse("nvme-namespace", &["--host-nsid", "1.5"]).is_err());
         assert!(parse("nvme-namespace", &["--host-nsid", "99999999999"]).is_err());
         assert!(parse("nvme-namespace", &["--host-nsid", "-1"]).is_ok());
+    }
+
+    #[test]
+    fn a_list_of_messages_is_given_one_by_one() {
+        let kind = words::resolve("nvme-controller").unwrap();
+        let settings = kind.settings.clone().unwrap();
+        let flags = of(&settings);
+        let parse = |given: &[&str]| {
+            let command = clap::Command::new("test").no_binary_name(true);
+            let matches = command.args(field_args(&flags)).try_get_matches_from(given);
+            let mut message = DynamicMessage::new(settings.clone());
+            let paths = fill(&mut message, &flags, &matches.map_err(|e| e.to_string())?);
+            Ok::<_, String>((message, paths))
+        };
+        let flag = "--namespace-ana-states";
+        let (one, two) = (
+            "host-nsid=2,ana-state=inaccessible",
+            "host_nsid=3,ana_state=2",
+        );
+        let (message, paths) = parse(&[flag, one, flag, two]).unwrap();
+        assert_eq!(paths, ["namespace_ana_states"]);
+        let text = serde_json::to_string(&message).unwrap();
+        let list = "{\"namespaceAnaStates\":[\
+            {\"hostNsid\":2,\"anaState\":\"NVME_ANA_STATE_INACCESSIBLE\"},\
+            {\"hostNsid\":3,\"anaState\":\"NVME_ANA_STATE_NON_OPTIMIZED\"}]}";
+        assert_eq!(text, list);
+        let field = settings.get_field_by_name("namespace_ana_states").unwrap();
+        let shown = crate::output::plain(&message.get_field(&field), &field);
+        let second = "host-nsid=3,ana-state=non-optimized";
+        assert_eq!(shown, format!("{one} {second}"));
+        for (wrong, why) in [
+            ("2", "no `=`"),
+            ("nsid=2", "not a field"),
+            ("ana-state=good", "not one of ana-state"),
+            ("host-nsid=x", "not a number"),
+        ] {
+            let error = parse(&[flag, wrong]).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     #[test]

@@ -189,17 +189,19 @@ pub(crate) fn plain(value: &Value, field: &FieldDescriptor) -> String {
         },
         Value::Message(message) => {
             // In a wrapper zero is a value like any other.
-            let inner = message.get_field_by_name("value");
-            inner
-                .and_then(|v| v.as_i32())
-                .map(|v| v.to_string())
-                .unwrap_or_default()
+            let Some(inner) = message.get_field_by_name("value") else {
+                let fields = message.fields();
+                let fields =
+                    fields.map(|(f, v)| format!("{}={}", words::kebab(f.name()), plain(v, &f)));
+                return fields.collect::<Vec<_>>().join(",");
+            };
+            inner.as_i32().map(|v| v.to_string()).unwrap_or_default()
         }
-        Value::List(values) => values
-            .iter()
-            .map(|v| plain(v, field))
-            .collect::<Vec<_>>()
-            .join(","),
+        Value::List(values) => {
+            let all: Vec<String> = values.iter().map(|v| plain(v, field)).collect();
+            let messages = matches!(values.first(), Some(Value::Message(_)));
+            all.join(if messages { " " } else { "," })
+        }
         Value::Map(_) => String::new(),
     }
 }
