@@ -35,6 +35,11 @@ pub(crate) fn structures(data: &[u8]) {
         );
     }
     if let Ok((generation, entries)) = log::parse_discovery(data) {
+        for entry in &entries {
+            if let Ok(record) = entry.record() {
+                assert!(record.service.len() <= 32 && record.address.len() <= 256);
+            }
+        }
         let again = log::parse_discovery(&log::discovery(generation, &entries));
         assert_eq!(again, Ok((generation, entries)));
     }

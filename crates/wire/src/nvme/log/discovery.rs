@@ -28,6 +28,12 @@ pub enum AddressFamily {
     Ipv4 = 1,
     /// IPv6.
     Ipv6 = 2,
+    /// InfiniBand.
+    InfiniBand = 3,
+    /// Fibre Channel.
+    FibreChannel = 4,
+    /// Within a host, for tests.
+    IntraHost = 254,
 }
 
 /// SUBTYPE: what an entry leads to.
@@ -52,6 +58,37 @@ pub enum SecureChannel {
     Required = 1,
     /// Not required.
     NotRequired = 2,
+}
+
+/// SECTYPE: what secures the connection to an entry for TCP (NVMe TCP 1.1, TSAS of the discovery log page).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum TcpSecurity {
+    /// Nothing.
+    None = 0,
+    /// TLS 1.2.
+    Tls12 = 1,
+    /// TLS 1.3.
+    Tls13 = 2,
+}
+
+macro_rules! from_u8 {
+    ($($name:ident: $($value:ident)+;)+) => {$(
+        impl $name {
+            /// What `value` stands for, if that is known.
+            pub fn from_u8(value: u8) -> Option<Self> {
+                [$(Self::$value),+].into_iter().find(|one| *one as u8 == value)
+            }
+        }
+    )+};
+}
+
+from_u8! {
+    Transport: Rdma FibreChannel Tcp Loop;
+    AddressFamily: Ipv4 Ipv6 InfiniBand FibreChannel IntraHost;
+    SubsystemType: Referral Nvm CurrentDiscovery;
+    SecureChannel: NotSpecified Required NotRequired;
+    TcpSecurity: None Tls12 Tls13;
 }
 
 /// TREQ bit 2: the host may do without SQ flow control.
@@ -132,6 +169,93 @@ impl DiscoveryEntry {
     }
 }
 
+/// RECFMT: the only format there is.
+const RECORD_FORMAT: u16 = 0;
+
+impl DiscoveryHead {
+    /// Reads the head of a page.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it is cut short, or in a format that is not known.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+        let head = DiscoveryHead::from_prefix(bytes)?;
+        match head.record_format.get() {
+            RECORD_FORMAT => Ok(head),
+            other => Err(Malformed::new("RECFMT", other.into(), "be 0")),
+        }
+    }
+}
+
+/// What an entry says. What this version of the specification does not know is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscoveryRecord {
+    /// TRTYPE.
+    pub transport: Option<Transport>,
+    /// ADRFAM.
+    pub family: Option<AddressFamily>,
+    /// SUBTYPE.
+    pub subtype: Option<SubsystemType>,
+    /// TREQ bits 1:0.
+    pub secure_channel: Option<SecureChannel>,
+    /// TREQ bit 2: the host may do without SQ flow control.
+    pub no_sq_flow_control: bool,
+    /// TSAS of an entry for TCP, SECTYPE.
+    pub security: Option<TcpSecurity>,
+    /// PORTID.
+    pub port_id: u16,
+    /// CNTLID, FFFFh for dynamic controllers.
+    pub cntlid: u16,
+    /// ASQSZ.
+    pub admin_entries_max: u16,
+    /// EFLAGS.
+    pub flags: u16,
+    /// TRSVCID: for TCP, the port in decimal digits.
+    pub service: String,
+    /// TRADDR.
+    pub address: String,
+    /// SUBNQN.
+    pub subsystem: Nqn,
+}
+
+impl DiscoveryEntry {
+    /// What the entry says.
+    ///
+    /// # Errors
+    /// [`Malformed`] when a text is not one or SUBNQN is no NQN: somebody would act on them.
+    pub fn record(&self) -> Result<DiscoveryRecord, Malformed> {
+        let transport = Transport::from_u8(self.trtype);
+        let security = transport
+            .filter(|transport| *transport == Transport::Tcp)
+            .and_then(|_| TcpSecurity::from_u8(self.tsas[0]));
+        let subsystem = Nqn::from_field(&self.subnqn);
+        Ok(DiscoveryRecord {
+            transport,
+            family: AddressFamily::from_u8(self.adrfam),
+            subtype: SubsystemType::from_u8(self.subtype),
+            secure_channel: SecureChannel::from_u8(self.treq & 3),
+            no_sq_flow_control: self.treq & TREQ_NO_SQ_FLOW_CONTROL != 0,
+            security,
+            port_id: self.portid.get(),
+            cntlid: self.cntlid.get(),
+            admin_entries_max: self.asqsz.get(),
+            flags: self.eflags.get(),
+            service: printable("TRSVCID", &self.trsvcid)?,
+            address: printable("TRADDR", &self.traddr)?,
+            subsystem: subsystem
+                .map_err(|_| Malformed::new("SUBNQN", self.subnqn[0].into(), "be an NQN"))?,
+        })
+    }
+}
+
+/// A text of printable ASCII characters, without its padding.
+fn printable(field: &'static str, bytes: &[u8]) -> Result<String, Malformed> {
+    let text = text::trimmed(bytes);
+    match text.chars().find(|c| !c.is_ascii_graphic() && *c != ' ') {
+        None => Ok(text),
+        Some(odd) => Err(Malformed::new(field, odd.into(), "be printable ASCII")),
+    }
+}
+
 /// The discovery log page.
 pub fn discovery(generation: u64, entries: &[DiscoveryEntry]) -> Vec<u8> {
     let head = DiscoveryHead {
@@ -150,9 +274,9 @@ pub fn discovery(generation: u64, entries: &[DiscoveryEntry]) -> Vec<u8> {
 /// Reads a discovery log page: its generation and its entries.
 ///
 /// # Errors
-/// [`Malformed`] when the page ends before its last entry.
+/// [`Malformed`] when the page ends before its last entry or is of an unknown format.
 pub fn parse_discovery(page: &[u8]) -> Result<(u64, Vec<DiscoveryEntry>), Malformed> {
-    let head = DiscoveryHead::from_prefix(page)?;
+    let head = DiscoveryHead::parse(page)?;
     let rows = page[DiscoveryHead::SIZE..].chunks_exact(DiscoveryEntry::SIZE);
     let count = usize::try_from(head.records.get()).unwrap_or(usize::MAX);
     if rows.len() < count {
@@ -200,6 +324,73 @@ mod tests {
         let mut lying = page;
         lying[8..16].fill(0xff);
         assert!(parse_discovery(&lying).is_err());
+    }
+
+    #[test]
+    fn a_page_in_another_format_is_malformed() {
+        let mut page = discovery(1, &[]);
+        page[16] = 1;
+        let error = parse_discovery(&page).unwrap_err();
+        assert_eq!(error.field, "RECFMT");
+        assert!(DiscoveryHead::parse(&page[..1023]).is_err());
+    }
+
+    #[test]
+    fn an_entry_says_what_each_field_means() {
+        let nqn = Nqn::parse("nqn.2016-06.io.spdk:cnode1").unwrap();
+        let family = AddressFamily::Ipv6;
+        let mut entry = DiscoveryEntry::tcp(SubsystemType::Referral, &nqn, family, "fe80::1", 4420);
+        entry.treq = SecureChannel::Required as u8 | TREQ_NO_SQ_FLOW_CONTROL;
+        entry.portid = 1.into();
+        entry.cntlid = 2.into();
+        entry.asqsz = 3.into();
+        entry.eflags = 4.into();
+        entry.tsas[0] = TcpSecurity::Tls13 as u8;
+        let record = DiscoveryRecord {
+            transport: Some(Transport::Tcp),
+            family: Some(family),
+            subtype: Some(SubsystemType::Referral),
+            secure_channel: Some(SecureChannel::Required),
+            no_sq_flow_control: true,
+            security: Some(TcpSecurity::Tls13),
+            port_id: 1,
+            cntlid: 2,
+            admin_entries_max: 3,
+            flags: 4,
+            service: "4420".to_owned(),
+            address: "fe80::1".to_owned(),
+            subsystem: nqn,
+        };
+        assert_eq!(entry.record(), Ok(record.clone()));
+        // Of later versions, and of other transports, there may be more than is known here.
+        (entry.trtype, entry.adrfam, entry.subtype) = (2, 77, 4);
+        entry.treq |= 3;
+        let unknown = DiscoveryRecord {
+            transport: Some(Transport::FibreChannel),
+            family: None,
+            subtype: None,
+            secure_channel: None,
+            security: None,
+            ..record
+        };
+        assert_eq!(entry.record(), Ok(unknown));
+    }
+
+    #[test]
+    fn an_entry_whose_texts_are_none_is_malformed() {
+        let nqn = Nqn::parse("nqn.2016-06.io.spdk:cnode1").unwrap();
+        let good = DiscoveryEntry::tcp(SubsystemType::Nvm, &nqn, AddressFamily::Ipv4, "a", 1);
+        for (field, spoil) in [
+            ("TRSVCID", &|e: &mut DiscoveryEntry| e.trsvcid[0] = 0x1b),
+            ("TRADDR", &|e: &mut DiscoveryEntry| e.traddr[1] = b'\n'),
+            ("SUBNQN", &|e: &mut DiscoveryEntry| e.subnqn = [b'n'; 256]),
+            ("SUBNQN", &|e: &mut DiscoveryEntry| e.subnqn = [0; 256]),
+        ] as [(&str, &dyn Fn(&mut DiscoveryEntry)); 4]
+        {
+            let mut entry = good;
+            spoil(&mut entry);
+            assert_eq!(entry.record().unwrap_err().field, field);
+        }
     }
 
     #[test]

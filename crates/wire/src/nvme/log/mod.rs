@@ -7,8 +7,9 @@ mod health;
 
 pub use ana::{AnaDescriptor, AnaGroup, AnaHead, AnaState, ana, parse_ana};
 pub use discovery::{
-    AddressFamily, DiscoveryEntry, DiscoveryHead, EFLAGS_DUPLICATE, EFLAGS_PERSISTENT,
-    SecureChannel, SubsystemType, TREQ_NO_SQ_FLOW_CONTROL, Transport, discovery, parse_discovery,
+    AddressFamily, DiscoveryEntry, DiscoveryHead, DiscoveryRecord, EFLAGS_DUPLICATE,
+    EFLAGS_PERSISTENT, SecureChannel, SubsystemType, TREQ_NO_SQ_FLOW_CONTROL, TcpSecurity,
+    Transport, discovery, parse_discovery,
 };
 pub use effects::{CommandEffects, command_effects, feature_effects, supported_pages};
 pub use health::{
