@@ -6,6 +6,7 @@
 use crate::error::{Code, Error, Result};
 use crate::names::ResourceName;
 use blk::{Tally, Volume};
+use prost::Message as _;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -230,6 +231,39 @@ pub trait Handler<R: Resource>: Send + Sync + 'static {
     }
 }
 
+/// Answers a method that belongs to no kind of resource: a question about the world outside the
+/// catalogue, such as what an array has to offer.
+pub trait Query: Send + Sync + 'static {
+    /// The gRPC path of the method, as in `/package.Service/Method`.
+    const METHOD: &'static str;
+    /// What it is asked with.
+    type Request: prost::Message + Default;
+    /// What it answers.
+    type Response: prost::Message;
+
+    /// Answers. It has its own time limit: nobody takes the question back.
+    fn answer(&self, request: Self::Request)
+    -> impl Future<Output = Result<Self::Response>> + Send;
+}
+
+/// A query whose messages travel in their encoded form.
+pub trait ErasedQuery: Send + Sync {
+    /// [`Query::answer`].
+    fn answer(&self, request: Vec<u8>) -> Reply<'_, Vec<u8>>;
+}
+
+impl<Q: Query> ErasedQuery for Q {
+    fn answer(&self, request: Vec<u8>) -> Reply<'_, Vec<u8>> {
+        Box::pin(async move {
+            let request = Q::Request::decode(&request[..]).map_err(|e| {
+                Error::internal(format!("a request of {} cannot be decoded", Q::METHOD))
+                    .caused_by(e)
+            })?;
+            Ok(Query::answer(self, request).await?.encode_to_vec())
+        })
+    }
+}
+
 /// Something that brings handlers: a volume type, a front-end, a platform driver.
 pub trait Install<W>: Sync {
     /// Adds its handlers. `world` is what they work on.
@@ -343,15 +377,18 @@ impl<R: Resource, H: Handler<R>> Erased for Typed<R, H> {
     }
 }
 
-/// Which handler serves which collection.
+/// Which handler serves which collection, and which query which method.
 #[derive(Default)]
-pub struct Handlers(BTreeMap<&'static str, Arc<dyn Erased>>);
+pub struct Handlers {
+    kinds: BTreeMap<&'static str, Arc<dyn Erased>>,
+    queries: BTreeMap<&'static str, Arc<dyn ErasedQuery>>,
+}
 
 impl Handlers {
     /// Adds the handler of one kind. Two for one kind is a mistake in the configuration.
     pub fn add<R: Resource>(&mut self, handler: impl Handler<R>) -> Result<()> {
         let typed = Arc::new(Typed(handler, std::marker::PhantomData));
-        match self.0.insert(R::COLLECTION, typed) {
+        match self.kinds.insert(R::COLLECTION, typed) {
             None => Ok(()),
             Some(_) => {
                 let text = format!("two drivers bring a handler for {}", R::COLLECTION);
@@ -362,14 +399,81 @@ impl Handlers {
 
     /// The collections that are served.
     pub fn collections(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.0.keys().copied()
+        self.kinds.keys().copied()
     }
 
     /// The handler of a collection, or UNIMPLEMENTED.
     pub fn of(&self, collection: &str) -> Result<Arc<dyn Erased>> {
-        self.0.get(collection).cloned().ok_or_else(|| {
+        self.kinds.get(collection).cloned().ok_or_else(|| {
             let text = format!("{collection} are not implemented on this platform");
             Error::unimplemented(text)
         })
+    }
+
+    /// Adds what answers one method. Two for one method is a mistake in the configuration.
+    pub fn add_query<Q: Query>(&mut self, query: Q) -> Result<()> {
+        match self.queries.insert(Q::METHOD, Arc::new(query)) {
+            None => Ok(()),
+            Some(_) => {
+                let text = format!("two drivers answer {}", Q::METHOD);
+                Err(Error::new(Code::AlreadyExists, text))
+            }
+        }
+    }
+
+    /// What answers the method at a gRPC path, or UNIMPLEMENTED.
+    pub fn query(&self, path: &str) -> Result<Arc<dyn ErasedQuery>> {
+        self.queries.get(path).cloned().ok_or_else(|| {
+            let text = format!("{path} is not implemented on this platform");
+            Error::unimplemented(text)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ext::v1 as ext;
+
+    /// Answers with what it was asked.
+    struct Echo;
+
+    impl Query for Echo {
+        const METHOD: &'static str = "/a.Service/Echo";
+        type Request = ext::GetObservationRequest;
+        type Response = ext::Observation;
+
+        async fn answer(&self, request: Self::Request) -> Result<Self::Response> {
+            let name = request.name;
+            Ok(ext::Observation {
+                name,
+                ..Default::default()
+            })
+        }
+    }
+
+    #[test]
+    fn a_query_has_one_answerer_and_without_one_it_is_unimplemented() {
+        let mut handlers = Handlers::default();
+        let error = handlers.query(Echo::METHOD).err().unwrap();
+        assert_eq!(error.code, Code::Unimplemented);
+        handlers.add_query(Echo).unwrap();
+        let again = handlers.add_query(Echo).unwrap_err();
+        assert_eq!(again.code, Code::AlreadyExists);
+
+        let query = handlers.query(Echo::METHOD).unwrap();
+        let ask = |bytes: Vec<u8>| {
+            let mut answer = query.answer(bytes);
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            match answer.as_mut().poll(&mut cx) {
+                std::task::Poll::Ready(answer) => answer,
+                std::task::Poll::Pending => panic!("it has nothing to wait for"),
+            }
+        };
+        let name = "mallocVolumes/m0".to_owned();
+        let request = ext::GetObservationRequest { name: name.clone() };
+        let answer = ask(request.encode_to_vec()).unwrap();
+        assert_eq!(ext::Observation::decode(&answer[..]).unwrap().name, name);
+        assert_eq!(ask(vec![0xff]).unwrap_err().code, Code::Internal);
     }
 }

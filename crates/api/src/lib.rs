@@ -23,27 +23,36 @@ pub use handler::Resource;
 /// `FileDescriptorSet` with all options in it.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// Package `opi_api.storage`.
-pub mod storage {
-    /// Package `opi_api.storage.v1`.
-    pub mod v1 {
-        include!(concat!(env!("OUT_DIR"), "/opi_api.storage.v1.rs"));
+pub use opi_api::{inventory, storage};
+pub use opi_ext::storage as ext;
+
+/// The modules are those of the packages, since generated code names types of one package in
+/// another by way of them.
+mod opi_api {
+    /// Package `opi_api.storage`.
+    pub mod storage {
+        /// Package `opi_api.storage.v1`.
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/opi_api.storage.v1.rs"));
+        }
+    }
+
+    /// Package `opi_api.inventory`.
+    pub mod inventory {
+        /// Package `opi_api.inventory.v1`.
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/opi_api.inventory.v1.rs"));
+        }
     }
 }
 
-/// Package `opi_api.inventory`.
-pub mod inventory {
-    /// Package `opi_api.inventory.v1`.
-    pub mod v1 {
-        include!(concat!(env!("OUT_DIR"), "/opi_api.inventory.v1.rs"));
-    }
-}
-
-/// What OPI names but has not specified: package `opi_ext.storage`.
-pub mod ext {
-    /// Package `opi_ext.storage.v1`.
-    pub mod v1 {
-        include!(concat!(env!("OUT_DIR"), "/opi_ext.storage.v1.rs"));
+mod opi_ext {
+    /// What OPI names but has not specified: package `opi_ext.storage`.
+    pub mod storage {
+        /// Package `opi_ext.storage.v1`.
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/opi_ext.storage.v1.rs"));
+        }
     }
 }
 

@@ -217,6 +217,29 @@ async fn an_observation_shows_state_chain_and_users() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_to_no_kind_is_answered_by_the_platform() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path());
+    let method = "NvmeDiscoveryService/DiscoverNvmeSubsystems";
+    // A port that was free a moment ago: nobody answers there.
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let mut request = ext::DiscoverNvmeSubsystemsRequest {
+        trtype: storage::NvmeTransportType::Tcp.into(),
+        traddr: "127.0.0.1".to_owned(),
+        trsvcid: port.into(),
+        ..Default::default()
+    };
+    let error = server.call::<_, ()>(method, &request).await.unwrap_err();
+    assert_eq!(error.code, Code::Unavailable, "{error}");
+    request.traddr.clear();
+    let error = server.call::<_, ()>(method, &request).await.unwrap_err();
+    assert_eq!(error.field.as_deref(), Some("traddr"), "{error}");
+    server.stop(dir.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watch_tells_what_is_there_what_comes_and_what_goes() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path());

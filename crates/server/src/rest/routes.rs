@@ -210,6 +210,10 @@ mod tests {
             name("GET", "/ext/v1/observations/nullVolumes/n"),
             "GetObservation"
         );
+        assert_eq!(
+            name("POST", "/ext/v1/nvmeDiscovery:discover"),
+            "DiscoverNvmeSubsystems"
+        );
     }
 
     #[test]

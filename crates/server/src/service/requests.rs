@@ -4,7 +4,8 @@
 use api::error::{Error, Result};
 use api::fields;
 use api::kinds::{Fields, Kind, Method, Verb};
-use control::{Answer, Change};
+use control::{Answer, Catalogue, Change};
+use prost::Message as _;
 use prost_reflect::{DynamicMessage, FieldDescriptor, ReflectMessage as _, Value};
 
 use super::{Service, observe, stats};
@@ -89,7 +90,7 @@ impl Service {
                 GET_INVENTORY => self.inventory(method).await,
                 GET_OBSERVATION => self.get_observation(&request).await,
                 LIST_OBSERVATIONS => self.list_observations(method, &request).await,
-                _ => Err(nobody_serves(method)),
+                _ => self.query(method, &request).await,
             },
         }
     }
@@ -186,6 +187,19 @@ impl Service {
         let stats = observe::untyped(&stats, "opi_api.storage.v1.VolumeStats");
         reply.set_field(&field, Value::Message(stats));
         Ok(reply)
+    }
+
+    /// Asks the platform.
+    async fn query(
+        &self,
+        method: &'static Method,
+        request: &DynamicMessage,
+    ) -> Result<DynamicMessage> {
+        let find = |catalogue: &Catalogue| catalogue.handlers().query(&method.path);
+        let query = self.read(find).await?;
+        let answer = query.answer(request.encode_to_vec()).await?;
+        DynamicMessage::decode(method.descriptor.output(), &answer[..])
+            .map_err(|e| Error::internal("an answer is not of its method's type").caused_by(e))
     }
 
     async fn inventory(&self, method: &Method) -> Result<DynamicMessage> {

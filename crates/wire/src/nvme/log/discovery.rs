@@ -187,7 +187,7 @@ impl DiscoveryHead {
 }
 
 /// What an entry says. What this version of the specification does not know is none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DiscoveryRecord {
     /// TRTYPE.
     pub transport: Option<Transport>,
