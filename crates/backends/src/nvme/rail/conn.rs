@@ -1,10 +1,10 @@
 //! [`Conn`]: one I/O queue of one association, from its socket to its last command.
 
 use super::piece::{Means, Piece};
+use crate::nvme::admin::connect_data;
 use crate::nvme::association::{Association, Loss};
 use crate::nvme::link::Link;
 use crate::nvme::routes::{LivePath, PathId};
-use crate::nvme::session::connect_data;
 use blk::{Counters, Nanos};
 use std::sync::Arc;
 use wire::nvme::FabricsCmd;

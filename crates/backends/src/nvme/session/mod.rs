@@ -6,31 +6,28 @@
 
 mod scan;
 
+use super::admin::{self, ADMIN_ENTRIES};
 use super::association::{Abilities, Association, Found, Loss, Names, Times};
 use super::link::Link;
-use blk::{IoBuf, Nanos};
+use blk::Nanos;
 use scan::Scan;
 use std::collections::VecDeque;
 use wire::nvme::aer::{AsyncEvent, EventMask};
-use wire::nvme::cmds::{Connect, Features, GetLog, Identify, PropertySize};
-use wire::nvme::fabrics::{ConnectData, Connected};
+use wire::nvme::cmds::PropertySize;
+use wire::nvme::fabrics::Connected;
 use wire::nvme::features::{FeatureId, QueueCounts};
-use wire::nvme::identify::{CSI_NVM, Cns, ControllerType, IDENTIFY_LEN, IdentifyController};
+use wire::nvme::identify::{Cns, ControllerType, IDENTIFY_LEN, IdentifyController};
 use wire::nvme::identify::{ctratt, oncs};
 use wire::nvme::log::{AnaGroup, LogId, parse_ana};
-use wire::nvme::property::{self, Capabilities, Configuration, ControllerStatus};
+use wire::nvme::property::{self, Capabilities, ControllerStatus};
 use wire::nvme::text::trimmed;
-use wire::nvme::{AdminCmd, CNTLID_DYNAMIC, FabricsCmd, NSID_ALL, Sqe};
+use wire::nvme::{AdminCmd, CNTLID_DYNAMIC, Sqe};
 use wire::nvme_tcp::{Closed, Completed, Digests, HostConfig, HostEvent, Payload};
 
-/// Entries of the admin queue, as Linux hosts ask for.
-const ADMIN_ENTRIES: u16 = 32;
 /// How often CSTS is read while a controller becomes ready.
 const READY_POLL: Nanos = Nanos::from_millis(10);
 /// Keep-alives are sent at multiples of this, so that those of many arrays wake a reactor together.
 const KEEP_ALIVE_GRID: Nanos = Nanos::from_millis(250);
-/// CC with entry sizes of 64 and 16 bytes, as fabrics fix them.
-const ENTRY_SIZES: (u8, u8) = (6, 4);
 /// Bytes of the head of an ANA log page, and of each of its groups.
 const ANA_BYTES: (u64, u64) = (16, 32);
 /// ANA groups that are asked for at most: 2 MiB of log page.
@@ -283,59 +280,30 @@ impl Session {
 
     /// The command of a task.
     fn command(&self, task: Task) -> (Sqe, Payload) {
-        let get = |offset, size| FabricsCmd::PropertyGet { size, offset }.to_sqe();
         match task {
-            Task::Connect => {
-                let connect = Connect {
-                    record_format: 0,
-                    qid: 0,
-                    queue_entries: u32::from(ADMIN_ENTRIES),
-                    priority: 0,
-                    no_sq_flow_control: false,
-                    kato_ms: (self.wish.times.keep_alive.0 / 1_000_000) as u32,
-                };
-                let names = &self.wish.names;
-                let data = connect_data(names, CNTLID_DYNAMIC);
-                (FabricsCmd::Connect(connect).to_sqe(), data)
-            }
-            Task::Capabilities => (get(property::CAP, PropertySize::Eight), Payload::None),
-            Task::Status => (get(property::CSTS, PropertySize::Four), Payload::None),
-            Task::Enable => {
-                let cc = Configuration {
-                    enable: true,
-                    io_sqe_size: ENTRY_SIZES.0,
-                    io_cqe_size: ENTRY_SIZES.1,
-                    ..Configuration::default()
-                };
-                let set = FabricsCmd::PropertySet {
-                    size: PropertySize::Four,
-                    offset: property::CC,
-                    value: u64::from(cc.bits()),
-                };
-                (set.to_sqe(), Payload::None)
-            }
-            Task::Controller => identify(Cns::Controller, 0),
-            Task::List(after) => identify(Cns::ActiveNamespaces, after),
-            Task::Namespace(nsid) => identify(Cns::Namespace, nsid),
-            Task::Descriptors(nsid) => identify(Cns::Descriptors, nsid),
+            Task::Connect => admin::connect(&self.wish.names, self.wish.times.keep_alive),
+            Task::Capabilities => admin::get(property::CAP, PropertySize::Eight),
+            Task::Status => admin::get(property::CSTS, PropertySize::Four),
+            Task::Enable => admin::enable(),
+            Task::Controller => admin::identify(Cns::Controller, 0),
+            Task::List(after) => admin::identify(Cns::ActiveNamespaces, after),
+            Task::Namespace(nsid) => admin::identify(Cns::Namespace, nsid),
+            Task::Descriptors(nsid) => admin::identify(Cns::Descriptors, nsid),
             Task::Queues => {
                 let count = u32::from(self.wish.queues.max(1));
                 let counts = QueueCounts {
                     submission: count,
                     completion: count,
                 };
-                set_feature(FeatureId::NumberOfQueues, counts.bits())
+                admin::set_feature(FeatureId::NumberOfQueues, counts.bits())
             }
-            Task::Events => set_feature(FeatureId::AsyncEvents, self.events_wanted().bits()),
+            Task::Events => admin::set_feature(FeatureId::AsyncEvents, self.events_wanted().bits()),
             Task::Ana => {
                 let groups = self.controller.nanagrpid.get().clamp(1, ANA_GROUPS_MAX);
-                log(
-                    LogId::Ana,
-                    GROUPS_ONLY,
-                    ANA_BYTES.0 + ANA_BYTES.1 * u64::from(groups),
-                )
+                let len = ANA_BYTES.0 + ANA_BYTES.1 * u64::from(groups);
+                admin::log(LogId::Ana, GROUPS_ONLY, 0, len)
             }
-            Task::Changed => log(LogId::ChangedNamespaces, 0, IDENTIFY_LEN as u64),
+            Task::Changed => admin::log(LogId::ChangedNamespaces, 0, 0, IDENTIFY_LEN as u64),
         }
     }
 
@@ -393,11 +361,7 @@ impl Session {
     fn advance(&mut self, task: Task, done: &Completed, now: Nanos) {
         let status = done.cqe.status();
         if !status.is_success() && !task.may_fail() {
-            let name = match task {
-                Task::Connect => status.fabrics_name().map(str::to_owned),
-                _ => None,
-            };
-            let name = name.unwrap_or_else(|| status.to_string());
+            let name = admin::status_name(status, task == Task::Connect);
             return self.fail(format!("{} was refused: {name}", task.name()));
         }
         let good = status.is_success();
@@ -567,12 +531,6 @@ impl Task {
     }
 }
 
-/// The data of a Connect to controller `cntlid`.
-pub(super) fn connect_data(names: &Names, cntlid: u16) -> Payload {
-    let data = ConnectData::new(names.hostid, cntlid, &names.subnqn, &names.hostnqn);
-    Payload::ToController(IoBuf::from_slice(data.bytes()))
-}
-
 /// Why a connection is over, as a loss.
 pub(super) fn closed(why: Closed) -> Loss {
     match why {
@@ -584,48 +542,4 @@ pub(super) fn closed(why: Closed) -> Loss {
         Closed::InitTimeout => Loss::new("the array does not initialise the connection"),
         Closed::Lost => Loss::closed(),
     }
-}
-
-fn identify(cns: Cns, nsid: u32) -> (Sqe, Payload) {
-    let identify = Identify {
-        nsid,
-        cns: cns as u8,
-        cntid: 0,
-        cns_specific: 0,
-        csi: CSI_NVM,
-        uuid_index: 0,
-    };
-    let sqe = AdminCmd::Identify(identify).to_sqe();
-    (sqe, Payload::ToHost(IoBuf::alloc(IDENTIFY_LEN)))
-}
-
-fn set_feature(id: FeatureId, value: u32) -> (Sqe, Payload) {
-    let features = Features {
-        nsid: 0,
-        fid: id as u8,
-        cdw11: value,
-        cdw12: 0,
-        cdw13: 0,
-    };
-    (
-        AdminCmd::SetFeatures(features, false).to_sqe(),
-        Payload::None,
-    )
-}
-
-fn log(id: LogId, lsp: u8, len: u64) -> (Sqe, Payload) {
-    let log = GetLog {
-        nsid: NSID_ALL,
-        lid: id as u8,
-        lsp,
-        retain_event: false,
-        len,
-        offset: 0,
-        lsi: 0,
-        by_index: false,
-        csi: 0,
-        uuid_index: 0,
-    };
-    let sqe = AdminCmd::GetLogPage(log).to_sqe();
-    (sqe, Payload::ToHost(IoBuf::alloc(len as usize)))
 }
