@@ -1,6 +1,8 @@
 //! Remote namespaces: volumes of an array that is reached over NVMe/TCP.
 
+mod admin;
 mod association;
+mod discovery;
 mod handlers;
 mod link;
 mod memory;
@@ -19,6 +21,7 @@ mod volume;
 
 use api::error::Result;
 use api::handler::{Handlers, Install};
+use discovery::Discovery;
 use engine::World;
 use handlers::{ControllerHandler, NamespaceHandler, PathHandler, Remotes};
 use std::sync::Arc;
@@ -31,6 +34,7 @@ impl Install<World> for Nvme {
         let remotes = Arc::new(Remotes::new(world));
         handlers.add(ControllerHandler(remotes.clone()))?;
         handlers.add(PathHandler(remotes.clone()))?;
+        handlers.add_query(Discovery(remotes.clone()))?;
         handlers.add(NamespaceHandler(remotes))
     }
 }

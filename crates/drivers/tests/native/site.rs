@@ -5,6 +5,7 @@ use api::handler::{Erased, Handlers, Health, Job, Observed, Resource, Settings};
 use api::names::ResourceName;
 use blk::Volume;
 use engine::{Keep, KeepDone, Latch, Options, Reactors, World};
+use prost::Message;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
@@ -160,6 +161,17 @@ impl Site {
         found
             .map(|(id, bytes)| (id, R::decode(&bytes[..]).unwrap()))
             .collect()
+    }
+
+    /// Asks the platform something.
+    pub(crate) fn ask<Q: Message, A: Message + Default>(
+        &self,
+        method: &str,
+        request: &Q,
+    ) -> Result<A> {
+        let query = self.handlers.query(method)?;
+        let answer = block_on(query.answer(request.encode_to_vec()))?;
+        Ok(A::decode(&answer[..]).unwrap())
     }
 
     pub(crate) fn observe<R: Resource>(&self, name: &str) -> Observed {

@@ -6,7 +6,7 @@ mod path;
 
 pub(super) use controller::ControllerHandler;
 pub(super) use namespace::NamespaceHandler;
-pub(super) use path::PathHandler;
+pub(super) use path::{HOST_MAX, PathHandler};
 
 use super::association::Times;
 use super::remote::Remote;
@@ -16,7 +16,7 @@ use super::socket::Place;
 use api::error::{Error, Result};
 use api::names::ResourceName;
 use api::storage::v1::{NvmeMultipath, NvmePath, NvmeRemoteController};
-use engine::World;
+use engine::{Reactors, World};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use uuid::Uuid;
@@ -76,6 +76,11 @@ impl Remotes {
         self.all.lock().expect("no holder of the table panics")
     }
 
+    /// The threads that do the I/O.
+    pub(super) fn reactors(&self) -> &Reactors {
+        &self.world.reactors
+    }
+
     /// A controller.
     pub(super) fn remote(&self, name: &ResourceName) -> Option<Arc<Remote>> {
         Some(self.all().get(name.as_str())?.remote.clone())
@@ -119,7 +124,7 @@ impl Remotes {
 
     /// Host NQN and host identifier. One NQN always has the same identifier, so that an array
     /// takes all paths with it for one host.
-    fn host(&self, hostnqn: &str) -> Result<(Nqn, [u8; 16])> {
+    pub(super) fn host(&self, hostnqn: &str) -> Result<(Nqn, [u8; 16])> {
         if hostnqn.is_empty() {
             let id = *self.host.as_bytes();
             return Ok((Nqn::from_uuid(&id), id));
@@ -155,7 +160,8 @@ impl Remotes {
     }
 }
 
-fn nqn(field: &str, text: &str) -> Result<Nqn> {
+/// The NQN in a field.
+pub(super) fn nqn(field: &str, text: &str) -> Result<Nqn> {
     Nqn::parse(text).map_err(|e| Error::invalid(field, format!("{text:?} is no NQN: {e}")))
 }
 

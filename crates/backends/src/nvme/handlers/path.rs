@@ -23,7 +23,7 @@ pub(super) const SUBNQN: &str = "nvme_path.fabrics.subnqn";
 pub(super) const HOSTNQN: &str = "nvme_path.fabrics.hostnqn";
 
 /// Longest name of a host, in bytes (RFC 1035, 2.3.4).
-const HOST_MAX: usize = 253;
+pub(in crate::nvme) const HOST_MAX: usize = 253;
 
 /// See the file's head.
 pub(in crate::nvme) struct PathHandler(pub(in crate::nvme) Arc<Remotes>);
