@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use crate::client::{Client, PAGE_SIZE, Target};
 use crate::failure::{Failure, Result};
 use crate::output::Format;
-use crate::{flags, pages, verbs, words};
+use crate::{discovery, flags, pages, verbs, words};
 use api::units;
 
 /// The verbs whose next word is a kind of resource.
@@ -175,7 +175,9 @@ pub fn commands() -> Vec<Command> {
     let mut all: Vec<Command> = specs().iter().map(verb_command).collect();
     all.push(apply_command());
     all.push(top_command());
-    all.push(connect_command());
+    let connect = connect_command();
+    all.extend(discovery::commands(&connect, output_arg()));
+    all.push(connect);
     all.push(disconnect_command());
     all.extend(pages::commands());
     all
@@ -541,6 +543,8 @@ pub fn run(root: &Command, verb: &str, matches: &ArgMatches, out: &mut dyn Write
             "apply" => verbs::apply(&cx, matches).await,
             "top" => verbs::top(&cx, matches).await,
             "connect" => verbs::connect(&cx, matches).await,
+            "connect-all" => verbs::connect_all(&cx, matches).await,
+            "discover" => verbs::discover(&cx, matches).await,
             "disconnect" => verbs::disconnect(&cx, matches).await,
             _ => dispatch(&cx, verb, matches).await,
         }

@@ -3,6 +3,7 @@
 
 mod app;
 mod client;
+mod discovery;
 mod failure;
 mod flags;
 mod output;

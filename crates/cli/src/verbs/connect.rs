@@ -77,11 +77,11 @@ async fn paths(client: &Client, parent: &str) -> Result<Vec<NvmePath>> {
     }
 }
 
-fn text(matches: &ArgMatches, name: &str) -> String {
+pub(super) fn text(matches: &ArgMatches, name: &str) -> String {
     matches.get_one::<String>(name).cloned().unwrap_or_default()
 }
 
-fn number(matches: &ArgMatches, name: &str) -> i64 {
+pub(super) fn number(matches: &ArgMatches, name: &str) -> i64 {
     matches.get_one::<i64>(name).copied().unwrap_or_default()
 }
 
@@ -130,13 +130,23 @@ fn id(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
-async fn create_controller(client: &Client, matches: &ArgMatches) -> Result<String> {
+/// An id that no controller has, the same for the same subsystem as long as that is so.
+fn free_id(wanted: &str, known: &[Known]) -> String {
+    let taken = |id: &str| known.iter().any(|one| self::id(&one.controller.name) == id);
+    let more = (2..).map(|n| {
+        let stem: String = wanted.chars().take(ID_MAX - 6).collect();
+        format!("{}-{n}", stem.trim_end_matches('-'))
+    });
+    let mut ids = std::iter::once(wanted.to_owned()).chain(more);
+    ids.find(|id| !taken(id)).unwrap_or_default()
+}
+
+async fn create_controller(client: &Client, matches: &ArgMatches, id: String) -> Result<String> {
     let multipath = match text(matches, "multipath").as_str() {
         "disable" => NvmeMultipath::Disable,
         "failover" => NvmeMultipath::Failover,
         _ => NvmeMultipath::Multipath,
     };
-    let chosen = text(matches, "name");
     let request = CreateNvmeRemoteControllerRequest {
         nvme_remote_controller: Some(NvmeRemoteController {
             multipath: multipath.into(),
@@ -149,10 +159,7 @@ async fn create_controller(client: &Client, matches: &ArgMatches) -> Result<Stri
             }),
             ..NvmeRemoteController::default()
         }),
-        nvme_remote_controller_id: match chosen.is_empty() {
-            true => id_of(&text(matches, "nqn")),
-            false => chosen,
-        },
+        nvme_remote_controller_id: id,
     };
     let create = method("CreateNvmeRemoteController");
     let made: NvmeRemoteController = client.typed(&create, &request).await?;
@@ -165,22 +172,63 @@ async fn create_controller(client: &Client, matches: &ArgMatches) -> Result<Stri
 /// What the server answered; or the array cannot be reached in time, and why.
 pub(crate) async fn connect(cx: &Cx<'_>, matches: &ArgMatches) -> Result<()> {
     let client = Client::connect(cx.target).await?;
-    let (wish, name) = (wished(matches), text(matches, "name"));
-    let nqn = text(matches, "nqn");
-    let known = known(&client).await?;
-    let fits = |one: &&Known| match name.is_empty() {
-        true => one.uses(&nqn),
-        false => id(&one.controller.name) == name,
+    let joined = join(&client, matches, wished(matches), &text(matches, "name")).await?;
+    joined.print(cx)?;
+    print_namespaces(cx, &client, &joined.controller).await
+}
+
+/// A path that serves.
+pub(super) struct Joined {
+    /// The name of its controller.
+    pub(super) controller: String,
+    path: String,
+    /// It did so before.
+    before: bool,
+}
+
+impl Joined {
+    /// Says so.
+    pub(super) fn print(&self, cx: &Cx<'_>) -> Result<()> {
+        let how = if self.before { "already " } else { "" };
+        cx.print(&format!("{} {how}connected\n", self.path))
+    }
+}
+
+/// Makes a path, below the controller of this id or of its subsystem, unless it is there already,
+/// and waits until it serves. The controller is made too if need be, as the flags say.
+pub(super) async fn join(
+    client: &Client,
+    matches: &ArgMatches,
+    wish: NvmePath,
+    name: &str,
+) -> Result<Joined> {
+    let fabrics = wish.fabrics.clone().unwrap_or_default();
+    let wanted_id = match name.is_empty() {
+        true => id_of(&fabrics.subnqn),
+        false => name.to_owned(),
     };
-    let (controller, paths) = match known.into_iter().find(|one| fits(&one)) {
-        Some(one) => (one.controller.name, one.paths),
-        None => (create_controller(&client, matches).await?, Vec::new()),
+    let known = known(client).await?;
+    let fits = |one: &&Known| {
+        let named = id(&one.controller.name) == wanted_id;
+        match name.is_empty() {
+            // One without any path is left of a command that failed halfway.
+            true => one.uses(&fabrics.subnqn) || (named && one.paths.is_empty()),
+            false => named,
+        }
+    };
+    let (controller, paths) = match known.iter().find(fits) {
+        Some(one) => (one.controller.name.clone(), one.paths.as_slice()),
+        None => {
+            let id = free_id(&wanted_id, &known);
+            (create_controller(client, matches, id).await?, &[][..])
+        }
     };
     let place = |path: &NvmePath| {
         let port = path.fabrics.as_ref().map(|fabrics| fabrics.trsvcid);
         (path.traddr.clone(), port)
     };
-    let path = match paths.iter().find(|path| place(path) == place(&wish)) {
+    let there = paths.iter().find(|path| place(path) == place(&wish));
+    let path = match there {
         Some(path) => path.name.clone(),
         None => {
             let taken = |id: &String| paths.iter().any(|path| self::id(&path.name) == id);
@@ -198,9 +246,17 @@ pub(crate) async fn connect(cx: &Cx<'_>, matches: &ArgMatches) -> Result<()> {
         .get_one::<Duration>("wait")
         .copied()
         .unwrap_or_default();
-    until_ready(&client, &path, wait).await?;
-    cx.print(&format!("{path} connected\n"))?;
-    for name in namespaces(&client, &controller).await? {
+    let at_once = until_ready(client, &path, wait).await?;
+    Ok(Joined {
+        before: at_once && there.is_some(),
+        controller,
+        path,
+    })
+}
+
+/// Prints the names of the namespaces that are known of an array.
+pub(super) async fn print_namespaces(cx: &Cx<'_>, client: &Client, controller: &str) -> Result<()> {
+    for name in namespaces(client, controller).await? {
         cx.print(&format!("{name}\n"))?;
     }
     Ok(())
@@ -233,17 +289,19 @@ async fn check_unused(client: &Client, controller: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until a path serves.
-async fn until_ready(client: &Client, path: &str, wait: Duration) -> Result<()> {
+/// Waits until a path serves; true if it did at the first look.
+async fn until_ready(client: &Client, path: &str, wait: Duration) -> Result<bool> {
     let until = Instant::now() + wait;
+    let mut at_once = true;
     loop {
         let Some(seen) = observe::get(client, path).await? else {
             // A server that does not tell: what it answered to the creation has to do.
-            return Ok(());
+            return Ok(at_once);
         };
         if seen.state() == State::Ready {
-            return Ok(());
+            return Ok(at_once);
         }
+        at_once = false;
         if Instant::now() >= until {
             let why = seen.reason;
             return Err(Failure::new(format!(
@@ -316,5 +374,25 @@ mod tests {
         }
         let long = id_of(&format!("nqn.2026-01.org.example:{}", "9".repeat(200)));
         assert!(long.len() <= ID_MAX, "{long}");
+    }
+
+    #[test]
+    fn subsystems_whose_names_end_alike_get_controllers_of_their_own() {
+        let known = |id: &str| Known {
+            controller: NvmeRemoteController {
+                name: format!("nvmeRemoteControllers/{id}"),
+                ..NvmeRemoteController::default()
+            },
+            paths: Vec::new(),
+        };
+        let all = [known("array"), known("array-2")];
+        assert_eq!(free_id("other", &all), "other");
+        assert_eq!(free_id("array", &all), "array-3");
+        let long = "a".repeat(ID_MAX - 3);
+        let second = free_id(&long, &[known(&long)]);
+        assert!(
+            second.ends_with("a-2") && second.len() <= ID_MAX,
+            "{second}"
+        );
     }
 }

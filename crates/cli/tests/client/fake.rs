@@ -1,12 +1,16 @@
 //! An OPI server in memory: it keeps what it is given, in pages of two.
 
 use api::codec::DynamicCodec;
+use api::ext::v1::nvme_discovery_entry::{SecureChannel, SubsystemType};
 use api::ext::v1::{
-    Fact, GetObservationRequest, IoStats, LatencyHistogram, ListObservationsRequest,
-    ListObservationsResponse, Observation, OpStats, State, WatchObservationsRequest,
-    WatchObservationsResponse, fact, latency_histogram::Bucket, watch_observations_response::Event,
+    DiscoverNvmeSubsystemsRequest, DiscoverNvmeSubsystemsResponse, Fact, FailedReferral,
+    GetObservationRequest, IoStats, LatencyHistogram, ListObservationsRequest,
+    ListObservationsResponse, NvmeDiscoveryEntry, Observation, OpStats, State,
+    WatchObservationsRequest, WatchObservationsResponse, fact, latency_histogram::Bucket,
+    watch_observations_response::Event,
 };
 use api::kinds::{Method, Verb, method_by_path};
+use api::storage::v1::{NvmeAddressFamily, NvmeTransportType};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -20,6 +24,9 @@ use tonic::{Request, Response, Status};
 
 /// Resources in one answer to a list, whatever was asked for.
 const PAGE: usize = 2;
+
+/// The one address at which something is discovered.
+pub(crate) const ARRAY: &str = "192.0.2.7";
 
 /// What the server keeps, and the methods that were called.
 #[derive(Default)]
@@ -261,7 +268,64 @@ fn other(
             };
             Ok(encode(answer.encode_to_vec()).unwrap())
         }
+        "DiscoverNvmeSubsystems" => {
+            let request: DiscoverNvmeSubsystemsRequest = request.transcode_to().unwrap();
+            if request.traddr != ARRAY {
+                let text = format!("nothing is discovered at {}", request.traddr);
+                return Err(Status::unavailable(text));
+            }
+            Ok(encode(offered(&request).encode_to_vec()).unwrap())
+        }
         name => Err(Status::unimplemented(format!("no {name}"))),
+    }
+}
+
+/// What the array at [`ARRAY`] offers: on port 4420 two subsystems whose names end alike, the first
+/// of them twice; on port 8009 also what cannot be connected.
+fn offered(request: &DiscoverNvmeSubsystemsRequest) -> DiscoverNvmeSubsystemsResponse {
+    let entry = |address: &str, subnqn: &str| NvmeDiscoveryEntry {
+        subtype: SubsystemType::Nvm.into(),
+        trtype: NvmeTransportType::Tcp.into(),
+        adrfam: NvmeAddressFamily::Ipv4.into(),
+        traddr: address.to_owned(),
+        trsvcid: "4420".to_owned(),
+        subnqn: subnqn.to_owned(),
+        cntlid: 65535,
+        ..Default::default()
+    };
+    let first = "nqn.2026-01.org.example:array";
+    let mut entries = vec![
+        entry(ARRAY, first),
+        entry("192.0.3.7", first),
+        entry(ARRAY, "nqn.2026-02.org.example:array"),
+    ];
+    let mut failed_referrals = Vec::new();
+    if request.trsvcid == 8009 {
+        let referral = NvmeDiscoveryEntry {
+            subtype: SubsystemType::Referral.into(),
+            ..entry("192.0.4.7", "nqn.2014-08.org.nvmexpress.discovery")
+        };
+        let rdma = NvmeDiscoveryEntry {
+            trtype: NvmeTransportType::Rdma.into(),
+            ..entry(ARRAY, first)
+        };
+        let secured = NvmeDiscoveryEntry {
+            secure_channel: SecureChannel::Required.into(),
+            ..entry(ARRAY, "nqn.2026-01.org.example:secured")
+        };
+        entries.splice(0..0, [referral, rdma, secured]);
+        if request.follow_referrals {
+            failed_referrals.push(FailedReferral {
+                traddr: "192.0.4.7".to_owned(),
+                trsvcid: "8009".to_owned(),
+                reason: "it is silent".to_owned(),
+            });
+        }
+    }
+    DiscoverNvmeSubsystemsResponse {
+        generation: 5,
+        entries,
+        failed_referrals,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The client against a server in memory, as a person uses it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod discovery;
 mod fake;
 mod help;
 mod verbs;

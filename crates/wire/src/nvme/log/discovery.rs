@@ -60,7 +60,8 @@ pub enum SecureChannel {
     NotRequired = 2,
 }
 
-/// SECTYPE: what secures the connection to an entry for TCP (NVMe TCP 1.1, TSAS of the discovery log page).
+/// SECTYPE: what secures the connection to an entry for TCP (NVMe TCP 1.1, TSAS of the discovery
+/// log page).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum TcpSecurity {
