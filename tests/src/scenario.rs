@@ -273,3 +273,22 @@ for family in ipv4 ipv6; do
 done"
     )
 }
+
+/// Adds a second, empty subsystem to [`reference_target`], on IPv4 only, and refers whoever asks
+/// there for what is offered to the IPv6 port and to an address that nobody has.
+#[must_use]
+pub fn reference_referral(nqn: &str, ipv6: &str, nobody: &str) -> String {
+    format!(
+        "set -e; sub=/sys/kernel/config/nvmet/subsystems/{nqn}; mkdir $sub
+echo 1 >$sub/attr_allow_any_host
+ln -s $sub /sys/kernel/config/nvmet/ports/4/subsystems/
+refer() {{
+  referral=/sys/kernel/config/nvmet/ports/4/referrals/$1; mkdir $referral
+  echo tcp >$referral/addr_trtype; echo $2 >$referral/addr_adrfam
+  echo $3 >$referral/addr_traddr; echo {PORT} >$referral/addr_trsvcid
+  echo 1 >$referral/enable
+}}
+refer six ipv6 {ipv6}
+refer nobody ipv4 {nobody}"
+    )
+}

@@ -159,3 +159,66 @@ fn the_states_that_the_array_gives_its_paths_are_followed() {
     wait_until(&server, VOLUME, true);
     host.run(&scenario::compare_data(DISK, 1)).ok();
 }
+
+#[test]
+fn what_a_linux_array_offers_is_discovered_and_connected() {
+    let net = Net::new();
+    let server = Server::start(&net, ServerOptions::default());
+    let mut array = array(&net);
+    let (four, six) = (array.address(Family::V4), array.address(Family::V6));
+    let nobody = Family::V4.guest(99);
+    let empty = "nqn.2026-01.org.example:empty";
+    array
+        .run(&scenario::reference_referral(empty, &six, &nobody))
+        .ok();
+
+    let seen = server.opi(&[
+        "discover", "-t", "tcp", "-a", &four, "-s", "4420", "-o", "json",
+    ]);
+    let page: Value = serde_json::from_str(&seen.ok()).unwrap();
+    let entries = page["entries"].as_array().unwrap();
+    let found = |subtype: &str, subnqn: &str, traddr: &str| {
+        let is = |entry: &&Value| {
+            entry["subtype"] == format!("SUBSYSTEM_TYPE_{subtype}")
+                && entry["subnqn"] == subnqn
+                && entry["traddr"] == traddr
+                && entry["trsvcid"] == "4420"
+        };
+        assert_eq!(entries.iter().filter(is).count(), 1, "{page:#}");
+    };
+    let discovery = "nqn.2014-08.org.nvmexpress.discovery";
+    found("NVM", ARRAY, &four);
+    found("NVM", empty, &four);
+    found("REFERRAL", discovery, &six);
+    found("REFERRAL", discovery, &nobody);
+    // The port without discovery, and the one that nobody listens at.
+    let refused = server.opi(&["discover", "-a", &four]);
+    assert_eq!(refused.status, 1, "{refused}");
+    assert!(refused.text.contains("port 8009"), "{refused}");
+
+    // Everything is connected but the referral to nobody, over both ways.
+    let all = ["connect-all", "-a", &four, "-s", "4420"];
+    for how in ["connected", "already connected"] {
+        let done = server.opi(&all);
+        assert_eq!(done.status, 1, "{done}");
+        assert!(
+            done.text
+                .contains(&format!("referral to {nobody} port 4420")),
+            "{done}"
+        );
+        for path in [
+            "array/nvmePaths/p0",
+            "array/nvmePaths/p1",
+            "empty/nvmePaths/p0",
+        ] {
+            let line = format!("nvmeRemoteControllers/{path} {how}");
+            assert!(done.text.lines().any(|said| said == line), "{line}: {done}");
+        }
+        let volume = "nvmeRemoteControllers/array/nvmeRemoteNamespaces/n1";
+        assert!(done.text.lines().any(|said| said == volume), "{done}");
+    }
+    array
+        .run("rmdir /sys/kernel/config/nvmet/ports/4/referrals/nobody")
+        .ok();
+    server.opi(&all).ok();
+}
