@@ -84,6 +84,9 @@ impl Home for FileHome {
             done: Vec::new(),
         }))
     }
+    fn keep(&self) -> Box<dyn Home> {
+        Box::new(*self)
+    }
 }
 
 struct Queue {

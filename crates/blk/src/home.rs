@@ -13,6 +13,10 @@ pub trait Home {
 
     /// A private queue of asynchronous operations on an open file.
     fn open_file(&mut self, file: Arc<File>) -> io::Result<Box<dyn FileQueue>>;
+
+    /// The same home as a value of its own, for a lane whose volume gets another file below while
+    /// the lane is in use. It stays on this thread, and must not outlive whoever polls the lane.
+    fn keep(&self) -> Box<dyn Home>;
 }
 
 /// What to do with a file.

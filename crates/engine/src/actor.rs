@@ -1,6 +1,7 @@
 //! An [`Actor`] lives on one reactor: a connection, a listener, later a virtqueue.
 
 use crate::reactor::{Local, Reactor};
+use crate::sys::Files;
 use blk::{FileQueue, Home, Nanos};
 use std::fs::File;
 use std::io;
@@ -77,6 +78,39 @@ impl Home for Cx<'_> {
     }
 
     fn open_file(&mut self, file: Arc<File>) -> io::Result<Box<dyn FileQueue>> {
-        self.local.open_file(file, self.id)
+        Ok(self.local.files().open(file, self.id))
+    }
+
+    fn keep(&self) -> Box<dyn Home> {
+        Box::new(Kept {
+            files: self.local.files(),
+            id: self.id,
+            waker: self.waker(),
+        })
+    }
+}
+
+/// What an actor's lanes keep of their reactor.
+struct Kept {
+    files: Files,
+    id: ActorId,
+    waker: Waker,
+}
+
+impl Home for Kept {
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn open_file(&mut self, file: Arc<File>) -> io::Result<Box<dyn FileQueue>> {
+        Ok(self.files.open(file, self.id))
+    }
+
+    fn keep(&self) -> Box<dyn Home> {
+        Box::new(Self {
+            files: self.files.clone(),
+            id: self.id,
+            waker: self.waker.clone(),
+        })
     }
 }

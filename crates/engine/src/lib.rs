@@ -2,6 +2,7 @@
 //! reads clocks or starts threads.
 
 mod actor;
+mod errand;
 mod lookup;
 mod net;
 mod reactor;
@@ -10,6 +11,7 @@ mod timers;
 mod world;
 
 pub use actor::{Actor, ActorId, Cx, Next};
+pub use errand::Errand;
 pub use lookup::Lookup;
 pub use net::{Connecting, Listener, Recv, Sent, Stream};
 pub use reactor::{Backend, Options, Reactor, Reactors, current, now};

@@ -4,14 +4,13 @@
 //! sleeps in the kernel until a descriptor, another thread or the earliest deadline wakes it.
 
 use crate::actor::{Actor, ActorId, Cx, Next};
-use crate::sys::{Driver, Event, FileHub};
+use crate::sys::{Driver, Event, FileHub, Files};
 use crate::timers::Timers;
-use blk::{FileQueue, Nanos};
+use blk::Nanos;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
@@ -335,19 +334,12 @@ impl Local {
         });
     }
 
-    pub(crate) fn open_file(
-        &self,
-        file: Arc<File>,
-        actor: ActorId,
-    ) -> io::Result<Box<dyn FileQueue>> {
-        let (hub, driver) = (self.hub.clone(), self.driver.clone());
-        Ok(Box::new(crate::sys::Queue {
-            file,
-            done: Rc::default(),
-            actor,
-            hub,
-            driver,
-        }))
+    /// What file operations are handed to.
+    pub(crate) fn files(&self) -> Files {
+        Files {
+            driver: self.driver.clone(),
+            hub: self.hub.clone(),
+        }
     }
 
     fn main(

@@ -576,6 +576,9 @@ impl blk::Home for Notes {
         let queue = FileHome::default().open_file(file)?;
         Ok(Box::new(NotedQueue(self.clone(), queue)))
     }
+    fn keep(&self) -> Box<dyn blk::Home> {
+        Box::new(self.clone())
+    }
 }
 
 impl blk::FileQueue for NotedQueue {

@@ -11,7 +11,7 @@ use std::task::Waker;
 
 /// A home without a reactor. File operations complete in order, synchronously; a test can make
 /// the n-th of them fail.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct SimHome {
     /// Fail every file operation from this one on (counted from 0) with `EIO`.
     pub fail_files_from: Option<u64>,
@@ -30,6 +30,10 @@ impl Home for SimHome {
             count: 0,
             fail_from,
         }))
+    }
+
+    fn keep(&self) -> Box<dyn Home> {
+        Box::new(self.clone())
     }
 }
 

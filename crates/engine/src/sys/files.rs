@@ -131,14 +131,32 @@ impl FileHub {
     }
 }
 
-/// The private queue that a lane gets from its home. The driver comes before the hub: if this is
-/// the last to hold them, the kernel is done with the buffers before they are let go of.
-pub(crate) struct Queue {
-    pub(crate) file: Arc<File>,
-    pub(crate) done: Rc<RefCell<Vec<FileDone>>>,
-    pub(crate) actor: ActorId,
+/// Where the file operations of one reactor go. The driver comes before the hub: if this is the
+/// last to hold them, the kernel is done with the buffers before they are let go of.
+#[derive(Clone)]
+pub(crate) struct Files {
     pub(crate) driver: Rc<RefCell<Driver>>,
     pub(crate) hub: Rc<RefCell<FileHub>>,
+}
+
+impl Files {
+    /// A queue of operations on `file`, whose completions run the actor.
+    pub(crate) fn open(&self, file: Arc<File>, actor: ActorId) -> Box<dyn FileQueue> {
+        Box::new(Queue {
+            file,
+            done: Rc::default(),
+            actor,
+            files: self.clone(),
+        })
+    }
+}
+
+/// The private queue that a lane gets from its home.
+struct Queue {
+    file: Arc<File>,
+    done: Rc<RefCell<Vec<FileDone>>>,
+    actor: ActorId,
+    files: Files,
 }
 
 impl FileQueue for Queue {
@@ -152,9 +170,8 @@ impl FileQueue for Queue {
             moved: 0,
             tries: 0,
         };
-        self.hub
-            .borrow_mut()
-            .start(&mut self.driver.borrow_mut(), slot);
+        let Files { driver, hub } = &self.files;
+        hub.borrow_mut().start(&mut driver.borrow_mut(), slot);
     }
 
     fn poll(&mut self, done: &mut Vec<FileDone>) {
@@ -172,13 +189,11 @@ mod tests {
     fn a_call_that_is_put_off_again_and_again_comes_back() {
         let bell = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let driver = Driver::epoll(bell.as_raw_fd()).unwrap();
-        let mut queue = Queue {
-            file: Arc::new(tempfile::tempfile().unwrap()),
-            done: Rc::default(),
-            actor: ActorId(1),
+        let files = Files {
             driver: Rc::new(RefCell::new(driver)),
             hub: Rc::default(),
         };
+        let mut queue = files.open(Arc::new(tempfile::tempfile().unwrap()), ActorId(1));
         // Without buffers, so that it is no matter when the calls of this test take place.
         queue.submit(FileIo {
             op: FileOp::Sync,
@@ -186,7 +201,7 @@ mod tests {
             buf: IoBuf::empty(),
             token: 9,
         });
-        let (hub, driver) = (queue.hub.clone(), queue.driver.clone());
+        let Files { driver, hub } = files;
         let put_off = || {
             let (mut hub, mut driver) = (hub.borrow_mut(), driver.borrow_mut());
             hub.ended(&mut driver, 0, -libc::EAGAIN)

@@ -8,7 +8,7 @@ mod files;
 mod socket;
 mod uring;
 
-pub(crate) use files::{FileHub, Queue};
+pub(crate) use files::{FileHub, Files};
 pub(crate) use socket::{recv, send};
 
 use crate::actor::ActorId;
