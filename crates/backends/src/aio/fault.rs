@@ -36,6 +36,11 @@ impl Faults {
         why.clone().map_or(State::Online, State::Offline)
     }
 
+    /// What the file stands on.
+    pub(super) fn backing(&self) -> &Backing {
+        &self.backing
+    }
+
     /// Whether what the file stands on is gone.
     pub(super) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Acquire)
@@ -57,6 +62,13 @@ impl Faults {
         );
         if self.unsynced.set(text).is_ok() {
             tracing::error!(path = self.path, %error, "a sync failed; the volume stays unsynced");
+        }
+    }
+
+    /// Completed writes may be lost, for another reason than a failed sync.
+    pub(super) fn distrust(&self, why: String) {
+        if self.unsynced.set(why).is_ok() {
+            tracing::error!(path = self.path, "the volume stays unsynced");
         }
     }
 

@@ -62,6 +62,8 @@ struct Pending {
     len: u64,
     /// Data read so far for an I/O that brought no buffer.
     gathered: IoBuf,
+    /// Which sync is under way.
+    sync: u64,
 }
 
 /// One thread's way into the file.
@@ -205,7 +207,10 @@ impl AioLane {
                 let len = buf.len() as u64;
                 (FileOp::Write { durable: false }, buf, len)
             }
-            Step::Sync => (FileOp::Sync, IoBuf::empty(), 0),
+            Step::Sync => {
+                pending.sync = self.shared.unflushed.begin();
+                (FileOp::Sync, IoBuf::empty(), 0)
+            }
         };
         pending.len = len;
         self.queue.submit(FileIo {
@@ -242,6 +247,9 @@ impl AioLane {
                     Ok(()) if durable(&pending.io) && unsynced => Err(IoError::Medium),
                     result => result.map_err(|error| self.shared.judge(error)),
                 };
+                if result.is_ok() && pending.io.op.changes() && !pending.io.fua {
+                    self.shared.unflushed.written();
+                }
                 self.done.push(pending.finish(result));
             }
         }
@@ -318,7 +326,10 @@ impl Pending {
             return Next::End(Err(IoError::Medium));
         }
         match self.step {
-            Step::Sync => return Next::End(Ok(())),
+            Step::Sync => {
+                shared.unflushed.synced(self.sync);
+                return Next::End(Ok(()));
+            }
             Step::ReadAll => self.io.buf = buf,
             Step::ReadPiece if self.io.buf.is_empty() => self.gathered.append(buf),
             Step::ReadPiece => {
@@ -372,6 +383,7 @@ impl Lane for AioLane {
             at: 0,
             len: 0,
             gathered: IoBuf::empty(),
+            sync: 0,
         };
         let token = self.pending.insert(pending);
         self.start(token);

@@ -1,9 +1,11 @@
 //! Aio volumes: data in a file or on a block device of this machine.
 
+mod device;
 mod errno;
 mod fault;
 mod lane;
 mod open;
+mod unflushed;
 mod volume;
 
 use crate::checks;
@@ -14,7 +16,11 @@ use api::storage::v1::AioVolume as Spec;
 use blk::{Geometry, Identity};
 use open::{Claims, Opened};
 use uuid::Uuid;
-use volume::AioVolume;
+
+pub(crate) use device::open_device;
+#[cfg(test)]
+pub(crate) use device::open_file;
+pub(crate) use volume::AioVolume;
 
 const BLOCK_SIZE: &str = "aio_volume.block_size";
 const BLOCKS_COUNT: &str = "aio_volume.blocks_count";

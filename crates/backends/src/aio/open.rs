@@ -38,7 +38,7 @@ pub(super) enum Which {
 }
 
 /// What a file stands on, as far as it can be watched without I/O.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Backing {
     is_device: bool,
     /// The folder in sysfs that goes when the block device does; `None` if there is none to see.
@@ -145,7 +145,7 @@ fn replaced(path: &str) -> Error {
     Error::new(Code::Aborted, text).at(FILENAME)
 }
 
-fn describe(path: &str, file: File) -> Result<Opened> {
+pub(super) fn describe(path: &str, file: File) -> Result<Opened> {
     let meta = file.metadata().map_err(|e| failed(path, "look at", e))?;
     let which = which(&meta).ok_or_else(|| replaced(path))?;
     let Which::Device(number) = which else {
@@ -158,21 +158,11 @@ fn describe(path: &str, file: File) -> Result<Opened> {
             thin: true,
         });
     };
-    let sector = rustix::fs::ioctl_blksszget(&file).map_err(io::Error::from);
-    let sector_bytes = sector.map_err(|e| failed(path, "ask for the block size of", e))?;
-    let bytes = device_bytes(&file).map_err(|e| failed(path, "ask for the size of", e))?;
-    Ok(Opened {
-        file: Arc::new(file),
-        which,
-        backing: Backing::new(true, number),
-        bytes,
-        sector_bytes,
-        thin: discards(number),
-    })
+    Opened::device(file, number).map_err(|e| failed(path, "ask for the size of", e))
 }
 
 /// Size of a block device. Does no I/O.
-fn device_bytes(file: &File) -> io::Result<u64> {
+pub(super) fn device_bytes(file: &File) -> io::Result<u64> {
     rustix::fs::seek(file, rustix::fs::SeekFrom::End(0)).map_err(io::Error::from)
 }
 
@@ -228,6 +218,18 @@ fn discards(number: u64) -> bool {
 }
 
 impl Opened {
+    /// A block device of this number, with the size and the blocks that it has now.
+    pub(super) fn device(file: File, number: u64) -> io::Result<Self> {
+        Ok(Self {
+            which: Which::Device(number),
+            backing: Backing::new(true, number),
+            bytes: device_bytes(&file)?,
+            sector_bytes: rustix::fs::ioctl_blksszget(&file)?,
+            thin: discards(number),
+            file: Arc::new(file),
+        })
+    }
+
     /// Turns direct I/O on, if blocks of `block_bytes` can be read and written that way: the page
     /// cache would only copy what hosts cache already.
     pub(super) fn go_direct(&self, block_bytes: u32) -> Option<Alignment> {

@@ -4,6 +4,7 @@ use super::errno;
 use super::fault::Faults;
 use super::lane::{AioLane, FailedLane};
 use super::open::{Alignment, Opened, Which};
+use super::unflushed::Unflushed;
 use crate::shape::Shape;
 use api::error::Result;
 use api::handler::Health;
@@ -19,6 +20,7 @@ pub(super) struct Shared {
     /// Present if the file is open for direct I/O.
     pub(super) alignment: Option<Alignment>,
     pub(super) faults: Faults,
+    pub(super) unflushed: Arc<Unflushed>,
     /// Set once the file system has said that it cannot punch holes.
     no_punch: AtomicBool,
     /// Set once the file system has said that it cannot zero ranges.
@@ -59,10 +61,10 @@ impl Shared {
 
 /// A volume in a file or on a block device.
 pub(crate) struct AioVolume {
-    shared: Arc<Shared>,
-    file: Arc<File>,
-    which: Which,
-    path: String,
+    pub(super) shared: Arc<Shared>,
+    pub(super) file: Arc<File>,
+    pub(super) which: Which,
+    pub(super) path: String,
 }
 
 impl AioVolume {
@@ -84,6 +86,7 @@ impl AioVolume {
             shape: Shape::new(geometry),
             alignment,
             faults: Faults::new(file.clone(), backing, path.clone()),
+            unflushed: Arc::new(Unflushed::new()),
             no_punch: AtomicBool::new(false),
             no_zero: AtomicBool::new(false),
         };
@@ -107,7 +110,7 @@ impl AioVolume {
     }
 
     /// Goes online again if it is lost and what it stands on is back.
-    pub(super) fn look_again(&self) {
+    pub(crate) fn look_again(&self) {
         let shared = &self.shared;
         if shared.faults.look_again(self.geometry().block_bytes) {
             shared.shape.changed();
@@ -116,7 +119,7 @@ impl AioVolume {
 
     /// How it is doing. After a failed sync hosts still reach it, and get an error from whatever
     /// has to be durable; whoever looks at the volume itself is told why.
-    pub(super) fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         match (self.state(), self.shared.faults.unsynced()) {
             (State::Offline(why), _) => Health::Offline(why),
             (State::Online, Some(why)) => Health::Offline(why.to_owned()),
