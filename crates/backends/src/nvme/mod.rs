@@ -1,4 +1,4 @@
-//! Remote namespaces: volumes of an array that is reached over NVMe/TCP.
+//! Remote namespaces: volumes of an array that is reached over NVMe/TCP, or of a local drive.
 
 mod admin;
 mod association;
@@ -8,6 +8,7 @@ mod link;
 mod memory;
 mod path;
 mod path_actor;
+mod pcie;
 mod rail;
 mod rail_actor;
 mod remote;

@@ -380,11 +380,6 @@ impl Remote {
         };
         inner.table.namespaces().map(one).collect()
     }
-
-    /// One of them.
-    pub(super) fn namespace(&self, id: &str) -> Option<Namespace> {
-        self.namespaces().into_iter().find(|one| one.id == id)
-    }
 }
 
 impl Inner {

@@ -1,13 +1,14 @@
 //! The handler of `NvmeRemoteController`: what all paths to an array share.
 
-use super::{Entry, Remotes, policy};
+use super::{Entry, Remotes, policy, wait_for};
 use crate::nvme::association::Times;
+use crate::nvme::pcie::Drive;
 use crate::nvme::remote::Remote;
 use api::error::{Error, Result};
 use api::handler::{Handler, Health, Job, Observed};
 use api::names::ResourceName;
 use api::storage::v1::{NvmeMultipath, NvmeRemoteController};
-use blk::{State, Tally};
+use blk::State;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -77,6 +78,7 @@ impl Handler<NvmeRemoteController> for ControllerHandler {
             count => usize::try_from(count).unwrap_or(1),
         };
         let entry = Entry {
+            drive: Drive::new(world, job.name.id()),
             remote: Remote::start(world, job.name.id(), rails, policy(&spec), Times::default()),
             spec: spec.clone(),
             paths: BTreeMap::new(),
@@ -97,27 +99,33 @@ impl Handler<NvmeRemoteController> for ControllerHandler {
     async fn delete(&self, name: ResourceName) -> Result<()> {
         let entry = self.0.all().remove(name.as_str());
         if let Some(entry) = entry {
+            entry.drive.end();
             entry.remote.end();
         }
         Ok(())
     }
 
     async fn reset(&self, name: ResourceName) -> Result<()> {
-        let all = self.0.all();
-        let entry = all
-            .get(name.as_str())
-            .ok_or_else(|| Error::not_found(name.to_string()))?;
-        entry.remote.reset_paths();
-        Ok(())
+        let drive = {
+            let all = self.0.all();
+            let entry = all.get(name.as_str());
+            let entry = entry.ok_or_else(|| Error::not_found(name.to_string()))?;
+            entry.remote.reset_paths();
+            entry.drive.clone()
+        };
+        match drive.address() {
+            Some(_) => wait_for(move || drive.reset()).await,
+            None => Ok(()),
+        }
     }
 
     fn observe(&self, name: &ResourceName, _: &mut NvmeRemoteController) -> Observed {
-        let remote = self
-            .0
-            .all()
-            .get(name.as_str())
-            .map(|entry| entry.remote.clone());
-        let Some(remote) = remote else {
+        let found = {
+            let all = self.0.all();
+            let entry = all.get(name.as_str());
+            entry.map(|entry| (entry.remote.clone(), entry.drive.clone()))
+        };
+        let Some((remote, drive)) = found else {
             let health = Health::Offline("it could not be made yet".to_owned());
             return Observed {
                 health,
@@ -125,11 +133,11 @@ impl Handler<NvmeRemoteController> for ControllerHandler {
                 ..Default::default()
             };
         };
-        let health = match remote.state() {
-            State::Online => Health::Online,
-            State::Offline(why) => Health::Offline(why),
+        let health = match (remote.state(), drive.state()) {
+            (State::Online, State::Online) => Health::Online,
+            (State::Offline(why), _) | (_, State::Offline(why)) => Health::Offline(why),
         };
-        let mut stats = Tally::default();
+        let mut stats = drive.tally();
         for path in remote.paths() {
             stats.add(&path.stats.tally());
         }
@@ -158,8 +166,11 @@ impl ControllerHandler {
         let old = std::mem::replace(&mut entry.spec, new.clone());
         if (old.queue_size, &old.tcp) != (new.queue_size, &new.tcp) {
             for made in entry.paths.values() {
+                let Some(id) = made.path() else {
+                    continue;
+                };
                 let wish = self.0.wish(&new, &made.spec, entry.remote.rails())?;
-                if let Some(path) = entry.remote.path(made.id) {
+                if let Some(path) = entry.remote.path(id) {
                     path.mail
                         .order(crate::nvme::remote::Order::Reset(Some(wish)));
                 }

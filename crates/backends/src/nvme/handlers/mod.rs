@@ -9,14 +9,15 @@ pub(super) use namespace::NamespaceHandler;
 pub(super) use path::{HOST_MAX, PathHandler};
 
 use super::association::Times;
-use super::remote::Remote;
+use super::pcie::{Drive, Trouble};
+use super::remote::{Namespace, Remote};
 use super::routes::{PathId, Policy};
 use super::session::Wish;
 use super::socket::Place;
 use api::error::{Error, Result};
 use api::names::ResourceName;
 use api::storage::v1::{NvmeMultipath, NvmePath, NvmeRemoteController};
-use engine::{Reactors, World};
+use engine::{Errand, Reactors, World};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use uuid::Uuid;
@@ -28,15 +29,36 @@ const HOST_KEY: &str = "nvme/host";
 /// Commands in flight on each I/O queue, unless the user says otherwise.
 const DEPTH: u16 = 128;
 
+/// What a path became.
+#[derive(Clone, Copy)]
+enum Way {
+    /// A path of the [`Remote`].
+    Tcp(PathId),
+    /// The one to the [`Drive`].
+    Pcie,
+}
+
 /// A path that was made.
 struct Made {
-    id: PathId,
+    way: Way,
     spec: NvmePath,
+}
+
+impl Made {
+    /// The path of the [`Remote`], if it is one.
+    fn path(&self) -> Option<PathId> {
+        match self.way {
+            Way::Tcp(id) => Some(id),
+            Way::Pcie => None,
+        }
+    }
 }
 
 /// A remote controller that was made, with its paths.
 struct Entry {
     remote: Arc<Remote>,
+    /// What is behind a PCIe path; such a controller has no other.
+    drive: Arc<Drive>,
     spec: NvmeRemoteController,
     paths: BTreeMap<String, Made>,
 }
@@ -81,14 +103,25 @@ impl Remotes {
         &self.world.reactors
     }
 
-    /// A controller.
-    pub(super) fn remote(&self, name: &ResourceName) -> Option<Arc<Remote>> {
-        Some(self.all().get(name.as_str())?.remote.clone())
+    /// The namespaces that are known of a controller.
+    pub(super) fn namespaces(&self, controller: &ResourceName) -> Vec<Namespace> {
+        let found = {
+            let all = self.all();
+            let entry = all.get(controller.as_str());
+            entry.map(|entry| (entry.remote.clone(), entry.drive.clone()))
+        };
+        let Some((remote, drive)) = found else {
+            return Vec::new();
+        };
+        let mut namespaces = remote.namespaces();
+        namespaces.extend(drive.namespaces());
+        namespaces
     }
 
-    /// The controller that a path or a namespace belongs to.
-    pub(super) fn remote_of(&self, name: &ResourceName) -> Option<Arc<Remote>> {
-        self.remote(&name.parent()?)
+    /// One of them.
+    pub(super) fn namespace(&self, name: &ResourceName) -> Option<Namespace> {
+        let all = self.namespaces(&name.parent()?);
+        all.into_iter().find(|one| one.id == name.id())
     }
 
     /// What a path of this controller asks the array for.
@@ -158,6 +191,17 @@ impl Remotes {
             path.ended.opened().await;
         }
     }
+}
+
+/// Work on a drive, which may have to wait for it.
+async fn wait_for<F>(work: F) -> Result<()>
+where
+    F: FnOnce() -> std::result::Result<(), Trouble> + Send + 'static,
+{
+    let failed = |error: std::io::Error| Error::unavailable(format!("no thread for it: {error}"));
+    let errand = Errand::start("drive", work).map_err(failed)?;
+    let done = errand.finished().await.map_err(failed)?;
+    done.map_err(|trouble| trouble.at(path::TRADDR))
 }
 
 /// The NQN in a field.

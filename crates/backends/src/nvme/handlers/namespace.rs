@@ -34,11 +34,7 @@ impl Handler<NvmeRemoteNamespace> for NamespaceHandler {
     }
 
     fn observe(&self, name: &ResourceName, _: &mut NvmeRemoteNamespace) -> Observed {
-        let found = self
-            .0
-            .remote_of(name)
-            .and_then(|remote| remote.namespace(name.id()));
-        let Some(namespace) = found else {
+        let Some(namespace) = self.0.namespace(name) else {
             return Observed {
                 health: Health::Offline("the array has it no more".to_owned()),
                 stats: None,
@@ -57,13 +53,10 @@ impl Handler<NvmeRemoteNamespace> for NamespaceHandler {
     }
 
     fn volume(&self, name: &ResourceName) -> Option<Arc<dyn Volume>> {
-        self.0.remote_of(name)?.namespace(name.id())?.volume
+        self.0.namespace(name)?.volume
     }
 
     fn discovered(&self, parent: &ResourceName) -> Vec<(String, NvmeRemoteNamespace)> {
-        let Some(remote) = self.0.remote(parent) else {
-            return Vec::new();
-        };
         let one = |namespace: crate::nvme::remote::Namespace| {
             let identity = namespace.identity;
             let uuid = match identity.uuid {
@@ -79,6 +72,6 @@ impl Handler<NvmeRemoteNamespace> for NamespaceHandler {
             };
             (namespace.id, message)
         };
-        remote.namespaces().into_iter().map(one).collect()
+        self.0.namespaces(parent).into_iter().map(one).collect()
     }
 }
