@@ -168,7 +168,9 @@ const CONNECT_EXAMPLES: &str = "\
 Examples:
   opi connect -a 192.0.2.7 -n nqn.2026-01.org.example:array
   opi connect -a 192.0.3.7 -n nqn.2026-01.org.example:array     # a second path
-  opi disconnect -n nqn.2026-01.org.example:array";
+  opi disconnect -n nqn.2026-01.org.example:array
+  opi connect -t pcie -a 0000:01:00.0                           # a drive of the server's machine
+  opi disconnect 0000:01:00.0";
 
 /// The commands of the client.
 pub fn commands() -> Vec<Command> {
@@ -400,19 +402,17 @@ fn connect_command() -> Command {
         |name: &'static str, short: char| value(name, short, "N").value_parser(value_parser!(i64));
     let args = [
         value("transport", 't', "TYPE")
-            .value_parser(["tcp"])
+            .value_parser(["tcp", "pcie"])
             .default_value("tcp")
-            .help("Transport"),
+            .help("What carries it: tcp for an array, pcie for a drive of the server's machine"),
         value("traddr", 'a', "ADDRESS")
             .required(true)
-            .help("Address or name of the array"),
+            .help("Address or name of the array, or the PCI address of the drive"),
         count("trsvcid", 's').default_value("4420").help("Its port"),
         value("adrfam", 'f', "FAMILY")
             .value_parser(["ipv4", "ipv6"])
             .help("Which of a name's addresses to use; ipv4 if absent"),
-        value("nqn", 'n', "NQN")
-            .required(true)
-            .help("Its subsystem"),
+        value("nqn", 'n', "NQN").help("Its subsystem; needed for tcp"),
         value("hostnqn", 'q', "NQN").help("Who to be; the server's own name if absent"),
         value("host-traddr", 'w', "ADDRESS").help("Address to connect from"),
         count("nr-io-queues", 'i').help("I/O queues, at most; one per reactor if absent"),
@@ -430,7 +430,7 @@ fn connect_command() -> Command {
         Arg::new("name")
             .long("name")
             .value_name("ID")
-            .help("Id of the remote controller; made from the NQN if absent"),
+            .help("Id of the remote controller; made from the NQN or the PCI address if absent"),
         Arg::new("wait")
             .long("wait")
             .value_name("TIME")
@@ -439,7 +439,7 @@ fn connect_command() -> Command {
             .help("How long the array may take to be reached"),
     ];
     Command::new("connect")
-        .about("Connect the server to a remote array over NVMe/TCP")
+        .about("Connect the server to a remote array over NVMe/TCP, or to a drive of its machine")
         .after_help(CONNECT_EXAMPLES)
         .arg_required_else_help(true)
         .args(args)
@@ -457,7 +457,7 @@ fn disconnect_command() -> Command {
         .help("Every remote controller of this subsystem");
     let name = Arg::new("name")
         .value_name("NAME")
-        .help("A remote controller, by name or id");
+        .help("A remote controller, by name or id, or by the PCI address of its drive");
     Command::new("disconnect")
         .about("Remove a remote controller with all its paths")
         .arg_required_else_help(true)

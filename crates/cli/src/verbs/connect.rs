@@ -1,5 +1,6 @@
 //! `opi connect` and `opi disconnect`: remote arrays, in the manner of nvme-cli. One command makes
-//! the controller and its path; the same command with another address adds a path.
+//! the controller and its path; the same command with another address adds a path. A drive of the
+//! server's machine is a controller with one path.
 
 use api::ext::v1::State;
 use api::storage::v1::{
@@ -10,6 +11,7 @@ use api::storage::v1::{
     NvmeMultipath, NvmePath, NvmeRemoteController, NvmeTransportType, TcpController,
 };
 use clap::ArgMatches;
+use clap::parser::ValueSource;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
@@ -36,6 +38,12 @@ impl Known {
     fn uses(&self, nqn: &str) -> bool {
         let fabrics = self.paths.iter().filter_map(|path| path.fabrics.as_ref());
         fabrics.into_iter().any(|fabrics| fabrics.subnqn == nqn)
+    }
+
+    /// Whether it is the drive at this PCI address.
+    fn is_drive(&self, address: &str) -> bool {
+        let mut paths = self.paths.iter();
+        paths.any(|path| path.trtype() == NvmeTransportType::Pcie && path.traddr == address)
     }
 }
 
@@ -85,9 +93,47 @@ pub(super) fn number(matches: &ArgMatches, name: &str) -> i64 {
     matches.get_one::<i64>(name).copied().unwrap_or_default()
 }
 
+/// A PCI address as servers return it: with its domain, in small letters.
+fn pci_address(text: &str) -> String {
+    let text = text.to_ascii_lowercase();
+    match text.matches(':').count() {
+        1 => format!("0000:{text}"),
+        _ => text,
+    }
+}
+
+/// Checks that the flags fit the transport.
+fn check_flags(matches: &ArgMatches) -> Result<()> {
+    if text(matches, "transport") != "pcie" {
+        return match text(matches, "nqn").is_empty() {
+            true => Err(Failure::usage(
+                "--nqn is needed: the subsystem of the array",
+            )),
+            false => Ok(()),
+        };
+    }
+    let fabrics = ["nqn", "trsvcid", "adrfam", "hostnqn", "host-traddr"];
+    let digests = ["hdr-digest", "data-digest"];
+    let given = |name: &&&str| matches.value_source(name) == Some(ValueSource::CommandLine);
+    match fabrics.iter().chain(&digests).find(given) {
+        Some(name) => Err(Failure::usage(format!(
+            "--{name} is for arrays; a drive has its PCI address only"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// The path that the flags describe.
 fn wished(matches: &ArgMatches) -> NvmePath {
     let traddr = text(matches, "traddr");
+    if text(matches, "transport") == "pcie" {
+        return NvmePath {
+            name: String::new(),
+            trtype: NvmeTransportType::Pcie.into(),
+            traddr: pci_address(&traddr),
+            fabrics: None,
+        };
+    }
     let six = traddr.parse::<Ipv6Addr>().is_ok() || text(matches, "adrfam") == "ipv6";
     let adrfam = match six {
         true => NvmeAddressFamily::Ipv6,
@@ -125,6 +171,11 @@ fn id_of(nqn: &str) -> String {
     }
 }
 
+/// The same for the drive at a PCI address.
+fn drive_id(address: &str) -> String {
+    format!("drive-{}", address.replace([':', '.'], "-"))
+}
+
 /// The last segment of a name.
 fn id(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
@@ -141,8 +192,14 @@ fn free_id(wanted: &str, known: &[Known]) -> String {
     ids.find(|id| !taken(id)).unwrap_or_default()
 }
 
-async fn create_controller(client: &Client, matches: &ArgMatches, id: String) -> Result<String> {
+async fn create_controller(
+    client: &Client,
+    matches: &ArgMatches,
+    is_drive: bool,
+    id: String,
+) -> Result<String> {
     let multipath = match text(matches, "multipath").as_str() {
+        _ if is_drive => NvmeMultipath::Disable,
         "disable" => NvmeMultipath::Disable,
         "failover" => NvmeMultipath::Failover,
         _ => NvmeMultipath::Multipath,
@@ -152,7 +209,7 @@ async fn create_controller(client: &Client, matches: &ArgMatches, id: String) ->
             multipath: multipath.into(),
             io_queues_count: number(matches, "nr-io-queues"),
             queue_size: number(matches, "queue-size"),
-            tcp: Some(TcpController {
+            tcp: (!is_drive).then(|| TcpController {
                 hdgst: matches.get_flag("hdr-digest"),
                 ddgst: matches.get_flag("data-digest"),
                 ..TcpController::default()
@@ -171,6 +228,7 @@ async fn create_controller(client: &Client, matches: &ArgMatches, id: String) ->
 /// # Errors
 /// What the server answered; or the array cannot be reached in time, and why.
 pub(crate) async fn connect(cx: &Cx<'_>, matches: &ArgMatches) -> Result<()> {
+    check_flags(matches)?;
     let client = Client::connect(cx.target).await?;
     let joined = join(&client, matches, wished(matches), &text(matches, "name")).await?;
     joined.print(cx)?;
@@ -203,16 +261,22 @@ pub(super) async fn join(
     name: &str,
 ) -> Result<Joined> {
     let fabrics = wish.fabrics.clone().unwrap_or_default();
+    let is_drive = wish.trtype() == NvmeTransportType::Pcie;
     let wanted_id = match name.is_empty() {
+        true if is_drive => drive_id(&wish.traddr),
         true => id_of(&fabrics.subnqn),
         false => name.to_owned(),
     };
     let known = known(client).await?;
     let fits = |one: &&Known| {
         let named = id(&one.controller.name) == wanted_id;
+        let leads_there = match is_drive {
+            true => one.is_drive(&wish.traddr),
+            false => one.uses(&fabrics.subnqn),
+        };
         match name.is_empty() {
             // One without any path is left of a command that failed halfway.
-            true => one.uses(&fabrics.subnqn) || (named && one.paths.is_empty()),
+            true => leads_there || (named && one.paths.is_empty()),
             false => named,
         }
     };
@@ -220,7 +284,10 @@ pub(super) async fn join(
         Some(one) => (one.controller.name.clone(), one.paths.as_slice()),
         None => {
             let id = free_id(&wanted_id, &known);
-            (create_controller(client, matches, id).await?, &[][..])
+            (
+                create_controller(client, matches, is_drive, id).await?,
+                &[][..],
+            )
         }
     };
     let place = |path: &NvmePath| {
@@ -324,7 +391,8 @@ pub(crate) async fn disconnect(cx: &Cx<'_>, matches: &ArgMatches) -> Result<()> 
     let fits = |one: &Known| {
         let named =
             !name.is_empty() && (one.controller.name == name || id(&one.controller.name) == name);
-        named || (!nqn.is_empty() && one.uses(&nqn))
+        let is_drive = !name.is_empty() && one.is_drive(&pci_address(&name));
+        named || is_drive || (!nqn.is_empty() && one.uses(&nqn))
     };
     let mut found = all.into_iter().filter(fits).peekable();
     if found.peek().is_none() {
@@ -362,6 +430,45 @@ pub(crate) async fn disconnect(cx: &Cx<'_>, matches: &ArgMatches) -> Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_drive_is_known_by_its_whole_address() {
+        assert_eq!(pci_address("0A:00.1"), "0000:0a:00.1");
+        assert_eq!(pci_address("10000:e1:00.0"), "10000:e1:00.0");
+        assert_eq!(drive_id("0000:0a:00.1"), "drive-0000-0a-00-1");
+        let path = |trtype: NvmeTransportType| NvmePath {
+            trtype: trtype.into(),
+            traddr: "0000:0a:00.1".to_owned(),
+            ..NvmePath::default()
+        };
+        for (trtype, is_drive) in [
+            (NvmeTransportType::Pcie, true),
+            (NvmeTransportType::Tcp, false),
+        ] {
+            let known = Known {
+                controller: NvmeRemoteController::default(),
+                paths: vec![path(trtype)],
+            };
+            assert_eq!(known.is_drive("0000:0a:00.1"), is_drive);
+        }
+    }
+
+    #[test]
+    fn flags_of_arrays_and_of_drives_are_told_apart() {
+        let check = |line: &str| {
+            let all = crate::commands().into_iter();
+            let command = { all }.find(|one| one.get_name() == "connect").unwrap();
+            check_flags(&command.get_matches_from(line.split(' ')))
+        };
+        assert!(check("connect -t pcie -a 01:00.0").is_ok());
+        assert!(check("connect -a 192.0.2.7 -n nqn.x").is_ok());
+        let needed = check("connect -a 192.0.2.7").unwrap_err();
+        assert!(needed.to_string().contains("--nqn"), "{needed}");
+        for flag in ["-n nqn.x", "-s 4420", "-w 192.0.2.1", "-g"] {
+            let refused = check(&format!("connect -t pcie -a 01:00.0 {flag}"));
+            assert_eq!(refused.unwrap_err().exit_code(), 2, "{flag}");
+        }
+    }
 
     #[test]
     fn ids_come_from_the_end_of_the_name_and_are_valid() {
