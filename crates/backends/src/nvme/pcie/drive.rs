@@ -16,7 +16,7 @@ use crate::nvme::remote::Namespace;
 use api::Code;
 use api::handler::Health;
 use blk::{Counted, Geometry, Identity, State, Stats, Tally, Volume};
-use engine::{Keep, World};
+use engine::{Keep, Latch, World};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -69,6 +69,8 @@ pub(in crate::nvme) struct Drive {
     open: Open,
     inner: Mutex<Inner>,
     keep: Arc<dyn Keep>,
+    /// Until then those who use namespaces may not be there yet.
+    restored: Arc<Latch>,
     /// Under which key namespaces are remembered.
     key: String,
 }
@@ -90,11 +92,18 @@ enum Task {
 impl Drive {
     /// No drive yet, but what is remembered of its namespaces.
     pub(in crate::nvme) fn new(world: &World, name: &str) -> Arc<Self> {
-        Self::on(Roots::default(), aio::open_device, world.keep.clone(), name)
+        let machine = (Roots::default(), aio::open_device as Open);
+        let (keep, restored) = (world.keep.clone(), world.restored.clone());
+        Self::on(machine, keep, restored, name)
     }
 
     /// The same on a machine that need not be the real one.
-    pub(super) fn on(roots: Roots, open: Open, keep: Arc<dyn Keep>, name: &str) -> Arc<Self> {
+    pub(super) fn on(
+        (roots, open): (Roots, Open),
+        keep: Arc<dyn Keep>,
+        restored: Arc<Latch>,
+        name: &str,
+    ) -> Arc<Self> {
         let key = format!("nvme/drive/{name}");
         let remembered = keep.get(&key).unwrap_or_default();
         let mut inner = Inner::default();
@@ -111,6 +120,7 @@ impl Drive {
             open,
             inner: Mutex::new(inner),
             keep,
+            restored,
             key,
         })
     }
@@ -159,8 +169,7 @@ impl Drive {
             known.volume.set(Err("its path was deleted".to_owned()));
         }
         inner.why.clear();
-        let gone = inner.forget_unused(&[]);
-        self.remember(&mut inner);
+        let gone = self.forget_unused(&mut inner, &[]);
         drop(inner);
         // Closed by dropping them, without the lock: closing a device may wait for it.
         drop(gone);
@@ -186,8 +195,7 @@ impl Drive {
         let (address, epoch) = {
             let mut inner = self.inner();
             let Some(address) = inner.address else {
-                let gone = inner.forget_unused(&[]);
-                self.remember(&mut inner);
+                let gone = self.forget_unused(&mut inner, &[]);
                 drop(inner);
                 drop(gone);
                 return;
@@ -217,15 +225,13 @@ impl Drive {
             let text = format!("the kernel cannot reset the drive {name} at {address}: {error}");
             Trouble::new(Code::Unavailable, text)
         })?;
-        let known = self.inner();
-        let opened = known
-            .known
-            .values()
-            .filter_map(|known| known.opened.clone());
-        let opened: Vec<Opened> = opened.collect();
-        drop(known);
-        let forgive = |known: &mut Known| known.has_lost_writes = false;
-        self.inner().known.values_mut().for_each(forgive);
+        let opened: Vec<Opened> = {
+            let mut inner = self.inner();
+            let forgive = |known: &mut Known| known.has_lost_writes = false;
+            inner.known.values_mut().for_each(forgive);
+            let all = inner.known.values();
+            all.filter_map(|known| known.opened.clone()).collect()
+        };
         for Opened { disk, volume } in opened {
             if let Ok(renewed) = volume.renewed() {
                 self.inner().replace(&disk, Arc::new(renewed));
@@ -354,8 +360,7 @@ impl Drive {
             }
         }
         // What cannot be seen now may still be there.
-        let forgotten = shown.map(|shown| inner.forget_unused(&shown));
-        self.remember(&mut inner);
+        let forgotten = shown.map(|shown| self.forget_unused(&mut inner, &shown));
         let after = inner.why.clone();
         let address = inner.address.map(|address| address.to_string());
         drop(inner);
@@ -366,6 +371,16 @@ impl Drive {
             (false, true) => tracing::info!(address, "drive up"),
             (false, false) => tracing::warn!(address, why = after, "drive lost"),
         }
+    }
+
+    /// Forgets namespaces that nobody uses and that are not among these, and remembers the rest.
+    fn forget_unused(&self, inner: &mut Inner, shown: &[Disk]) -> Vec<Known> {
+        let gone = match self.restored.is_open() {
+            true => inner.forget_unused(shown),
+            false => Vec::new(),
+        };
+        self.remember(inner);
+        gone
     }
 
     fn remember(&self, inner: &mut Inner) {
@@ -492,7 +507,7 @@ impl Inner {
         }
     }
 
-    /// Forgets namespaces that nobody uses and that are not among these.
+    /// Takes out the namespaces that nobody uses and that are not among these.
     fn forget_unused(&mut self, shown: &[Disk]) -> Vec<Known> {
         let is_shown = |key: &Key| shown.iter().any(|disk| disk.key == *key);
         let unused = |known: &Known| Arc::strong_count(&known.counted) == 1;

@@ -1,13 +1,13 @@
 //! A drive on a made-up machine: taken, lost, back, and changed.
 
-use super::drive::Drive;
+use super::drive::{Drive, Open};
 use super::testing::Machine;
 use super::{Address, Trouble};
 use crate::aio;
 use crate::nvme::remote::Namespace;
 use blk::testkit::{SimHome, run};
 use blk::{Io, IoBuf, IoError, Lane, Lba, Op, State, Volume};
-use engine::{Keep, KeepDone};
+use engine::{Keep, KeepDone, Latch};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -36,6 +36,7 @@ impl Keep for Kept {
 struct Lab {
     machine: Machine,
     kept: Arc<Kept>,
+    restored: Arc<Latch>,
     drive: Arc<Drive>,
 }
 
@@ -52,18 +53,23 @@ impl Lab {
             machine.write(file, "");
         }
         let kept: Arc<Kept> = Arc::default();
-        let drive = Drive::on(machine.roots.clone(), aio::open_file, kept.clone(), "rc");
+        let restored: Arc<Latch> = Arc::default();
+        restored.open();
+        let place = (machine.roots.clone(), aio::open_file as Open);
+        let drive = Drive::on(place, kept.clone(), restored.clone(), "rc");
         Self {
             machine,
             kept,
+            restored,
             drive,
         }
     }
 
     /// The server is started again.
     fn restart(&mut self) {
-        let roots = self.machine.roots.clone();
-        self.drive = Drive::on(roots, aio::open_file, self.kept.clone(), "rc");
+        let place = (self.machine.roots.clone(), aio::open_file as Open);
+        self.restored = Arc::default();
+        self.drive = Drive::on(place, self.kept.clone(), self.restored.clone(), "rc");
     }
 
     fn attach(&self) -> Result<(), Trouble> {
@@ -146,9 +152,10 @@ fn a_drive_is_taken_with_all_its_namespaces_or_not_at_all() {
 
 #[test]
 fn what_cannot_be_opened_is_named() {
-    let busy = |_: &std::path::Path, _| Err(std::io::Error::from_raw_os_error(libc::EBUSY));
+    let busy: Open = |_, _| Err(std::io::Error::from_raw_os_error(libc::EBUSY));
     let lab = Lab::new();
-    let drive = Drive::on(lab.machine.roots.clone(), busy, lab.kept.clone(), "rc");
+    let place = (lab.machine.roots.clone(), busy);
+    let drive = Drive::on(place, lab.kept.clone(), lab.restored.clone(), "rc");
     let dev = lab.machine.roots.dev.join("nvme0n1");
     lab.machine.link("proc/77/fd/5", &dev);
     lab.machine.write("proc/77/comm", "qemu\n");
@@ -204,6 +211,28 @@ fn another_drive_in_its_place_gives_nobody_its_data() {
         1,
         "nobody uses the first any more"
     );
+}
+
+#[test]
+fn another_drive_at_a_start_does_not_get_the_number_of_what_somebody_is_about_to_use() {
+    let mut lab = Lab::new();
+    lab.attach().unwrap();
+    lab.machine.remove(DEVICE);
+    lab.machine.remove("sys/class/block/nvme0n1");
+    lab.restart();
+    lab.put_in(0, 9, 90);
+    lab.drive.attach(slot(), false).unwrap();
+    lab.drive.look_again();
+    // Only now those who use namespaces are back.
+    let volume = lab.volume("n1");
+    assert_eq!(volume.geometry().identity.uuid, [7; 16]);
+    lab.restored.open();
+    lab.drive.look_again();
+    assert_eq!(lab.one("n1-2").identity.uuid, [9; 16]);
+    assert!(lab.why("n1").contains("no more"), "{}", lab.why("n1"));
+    drop(volume);
+    lab.drive.look_again();
+    assert_eq!(lab.drive.namespaces().len(), 1);
 }
 
 #[test]
