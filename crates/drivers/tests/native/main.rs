@@ -3,4 +3,5 @@
 
 mod chain;
 mod discovery;
+mod drive;
 mod site;
