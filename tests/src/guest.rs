@@ -44,6 +44,8 @@ pub struct GuestOptions {
     pub memory_mib: u32,
     /// Virtual CPUs.
     pub cpus: u32,
+    /// Further words for QEMU, such as devices.
+    pub qemu: Vec<String>,
 }
 
 impl Default for GuestOptions {
@@ -52,6 +54,7 @@ impl Default for GuestOptions {
             number: 1,
             memory_mib: 1024,
             cpus: 2,
+            qemu: Vec::new(),
         }
     }
 }
@@ -224,6 +227,7 @@ fn arguments(options: &GuestOptions, tap: &str, console: &Path) -> Vec<String> {
         arguments.push(flag.to_owned());
         arguments.push(value);
     }
+    arguments.extend(options.qemu.iter().cloned());
     arguments
 }
 

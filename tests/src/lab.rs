@@ -2,6 +2,9 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::shell::run;
 
 /// The workspace's root folder.
 fn workspace() -> PathBuf {
@@ -49,6 +52,36 @@ pub fn opi_binary() -> PathBuf {
         path.display()
     );
     path
+}
+
+/// Makes an archive (tar) of the program under test with the libraries that it names: a guest takes
+/// it as a disk. In it are `opi`, `ld.so` and the folder `lib`.
+///
+/// # Panics
+/// When the system's tools fail.
+pub fn opi_archive(to: &Path) {
+    let opi = opi_binary();
+    let listed = run(Command::new("ldd").arg(&opi)).ok();
+    let folder = tempfile::tempdir().expect("the folder for temporary files is writable");
+    let copy = |from: &Path, name: &str| {
+        let to = folder.path().join(name);
+        std::fs::copy(from, to).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
+    };
+    std::fs::create_dir(folder.path().join("lib")).expect("the folder is new");
+    copy(&opi, "opi");
+    for path in listed
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+    {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        match name.starts_with("ld-linux") {
+            true => copy(path.as_ref(), "ld.so"),
+            false => copy(path.as_ref(), &format!("lib/{name}")),
+        }
+    }
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(folder.path()).arg("-cf").arg(to);
+    run(tar.args(["opi", "ld.so", "lib"])).ok();
 }
 
 /// The folder of the Python programs of this crate.

@@ -16,7 +16,7 @@ mod shell;
 
 pub use guest::{Guest, GuestOptions};
 pub use http::Reply;
-pub use lab::{go_client, opi_binary, python};
+pub use lab::{go_client, opi_archive, opi_binary, python};
 pub use net::{Family, Net};
 pub use proxy::Proxy;
 pub use server::{Server, ServerOptions};

@@ -103,6 +103,7 @@ pub(super) const GUEST_MODULES: &[&str] = &[
     "virtio_console",
     "virtio_blk",
     "configfs",
+    "nvme",
     "nvme_core",
     "nvme_fabrics",
     "nvme_tcp",
