@@ -178,6 +178,7 @@ fn a_port_in_use_is_an_error() {
 
 struct Disk {
     file: Arc<std::fs::File>,
+    home: Option<Box<dyn Home>>,
     queue: Option<Box<dyn FileQueue>>,
     done: Vec<FileDone>,
     steps: Vec<FileIo>,
@@ -189,12 +190,12 @@ struct Disk {
 impl Actor for Disk {
     fn start(&mut self, cx: &mut Cx<'_>) -> Next {
         self.queue = Some(cx.open_file(self.file.clone()).unwrap());
+        self.home = Some(cx.keep());
         self.total = self.steps.len();
         self.run(cx)
     }
     fn run(&mut self, _: &mut Cx<'_>) -> Next {
-        let queue = self.queue.as_mut().unwrap();
-        queue.poll(&mut self.done);
+        self.queue.as_mut().unwrap().poll(&mut self.done);
         self.seen.extend(
             self.done
                 .drain(..)
@@ -206,7 +207,14 @@ impl Actor for Disk {
             return Next::Gone;
         }
         if self.steps.len() + self.seen.len() == self.total {
-            queue.submit(self.steps.remove(0));
+            // The later ones go by a queue of the home that was kept.
+            if self.seen.len() == self.total / 2 {
+                let home = self.home.as_mut().unwrap().keep();
+                self.home = Some(home);
+                let queue = self.home.as_mut().unwrap().open_file(self.file.clone());
+                self.queue = Some(queue.unwrap());
+            }
+            self.queue.as_mut().unwrap().submit(self.steps.remove(0));
         }
         Next::Idle(None)
     }
@@ -250,6 +258,7 @@ fn file_operations_do_what_they_say() {
             let (done, seen) = (Vec::new(), Vec::new());
             Box::new(Disk {
                 file: own,
+                home: None,
                 queue: None,
                 done,
                 steps,
@@ -288,6 +297,7 @@ fn a_file_error_comes_back_as_its_errno() {
             let (done, seen) = (Vec::new(), Vec::new());
             Box::new(Disk {
                 file,
+                home: None,
                 queue: None,
                 done,
                 steps,
