@@ -576,6 +576,28 @@ fn a_write_answered_before_its_data_were_sent_sends_them_no_more() {
 }
 
 #[test]
+fn a_write_does_not_succeed_before_all_its_data_were_asked_for_and_sent() {
+    let success = CapsuleResp {
+        common: common(5, 0, 24, 0, 24),
+        cqe: Cqe::new(0, 0, Status::SUCCESS),
+    };
+    // None was asked for; a part was; all was, and none of it is on its way.
+    for asked in [0, 4096, 16 << 10] {
+        let mut bytes = Vec::new();
+        if asked > 0 {
+            bytes.extend_from_slice(r2t(0, 1, 0, asked).bytes());
+        }
+        bytes.extend_from_slice(success.bytes());
+        assert_eq!(host_refused(busy_host(), &bytes), (2, 0), "{asked}");
+    }
+    let mut host = busy_host();
+    host.receive(r2t(0, 1, 0, 16 << 10).bytes(), NOW).unwrap();
+    host.transmit(&mut Gather::new());
+    host.receive(success.bytes(), NOW).unwrap();
+    assert!(matches!(host.next_event(), Some(HostEvent::Completed(done)) if done.cid == 0));
+}
+
+#[test]
 fn a_read_that_got_less_than_it_asked_for_says_how_much() {
     let mut host = busy_host();
     host.receive(c2h(1, 0, 512, LAST_PDU | SUCCESS).bytes(), NOW)

@@ -168,6 +168,23 @@ fn many_commands_at_once_are_answered_in_any_order() {
 }
 
 #[test]
+fn a_cid_is_used_again_as_late_as_can_be() {
+    let config = HostConfig {
+        queue_depth: 3,
+        ..HostConfig::default()
+    };
+    let mut link = Link::new(config, Limits::default(), 8, Cut::Whole, Dice::seeded(1));
+    link.connect();
+    let cids: Vec<u16> = (0..6)
+        .map(|_| {
+            let cid = link.flush();
+            link.finish(cid).cid
+        })
+        .collect();
+    assert_eq!(cids, [0, 1, 2, 0, 1, 2]);
+}
+
+#[test]
 fn a_full_queue_hands_the_command_back() {
     let config = HostConfig {
         queue_depth: 2,

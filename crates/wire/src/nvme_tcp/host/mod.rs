@@ -160,7 +160,9 @@ pub struct Host {
     /// CID that the data being received belong to.
     current: Option<u16>,
     entries: Vec<Entry>,
-    free: Vec<u16>,
+    /// CIDs in the order in which they became free: one is used again as late as can be, so that
+    /// an answer that comes twice or late finds no new command under its CID.
+    free: VecDeque<u16>,
     done: VecDeque<u16>,
     pending: VecDeque<Outgoing>,
     term: Vec<u8>,
@@ -202,7 +204,7 @@ impl Host {
             framer: Framer::new(),
             current: None,
             entries,
-            free: (0..config.queue_depth).rev().collect(),
+            free: (0..config.queue_depth).collect(),
             done: VecDeque::with_capacity(depth),
             pending: VecDeque::from([Outgoing::Init]),
             term: Vec::new(),
@@ -240,7 +242,7 @@ impl Host {
                 payload,
             });
         }
-        let Some(cid) = self.free.pop() else {
+        let Some(cid) = self.free.pop_front() else {
             return Err(Unsent {
                 reason: UnsentReason::Full,
                 payload,
@@ -297,7 +299,7 @@ impl Host {
         if entry.broken && cqe.status().is_success() {
             cqe.status_field = Status::TRANSIENT_TRANSPORT.field().into();
         }
-        self.free.push(cid);
+        self.free.push_back(cid);
         Some(HostEvent::Completed(Completed { cid, cqe, data }))
     }
 

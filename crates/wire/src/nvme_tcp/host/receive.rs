@@ -130,8 +130,15 @@ impl Host {
         const CID: u32 = 20;
         let capsule = CapsuleResp::from_prefix(self.framer.head()).expect("the header is whole");
         let cid = capsule.cqe.cid.get();
-        self.sent(cid)
+        let entry = self
+            .sent(cid)
             .ok_or(Fatal::field(CID, "CID names no command in flight"))?;
+        // Its data are still here, all or in part, so it cannot have been carried out.
+        let unsent = entry.asked < entry.outbound_len || entry.r2ts > 0;
+        if unsent && capsule.cqe.status().is_success() {
+            const WHY: &str = "a command succeeded without its data";
+            return Err(Fatal::of(FatalStatus::Sequence, WHY));
+        }
         self.finish_command(cid, capsule.cqe);
         Ok(0)
     }
