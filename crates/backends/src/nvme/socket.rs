@@ -119,6 +119,9 @@ impl Socket {
                                 link.host.direct_received(direct);
                             }
                             if let Err(fatal) = link.receive(&buffer[..buf], now) {
+                                // The TermReq says why the connection is closed; an array that
+                                // takes nothing any more does without.
+                                let _ = stream.send(link.outgoing());
                                 return Received::Over(Loss::new(fatal.to_string()));
                             }
                         }
