@@ -80,7 +80,6 @@ impl Conn {
         let config = HostConfig {
             queue_depth: association.depth,
             digests: association.digests,
-            in_capsule_bytes: association.in_capsule_bytes,
             init_timeout: until.since(now),
             ..HostConfig::default()
         };
@@ -104,6 +103,16 @@ impl Conn {
         let link = self.link.as_mut().ok_or_else(Loss::closed)?;
         let sent = link.host.submit(sqe, data);
         sent.map(drop).map_err(|e| Loss::new(e.to_string()))
+    }
+
+    /// The array has taken the queue.
+    pub(super) fn connected(&mut self) {
+        self.state = State::Ready;
+        if let Some(link) = &mut self.link {
+            // Connect has its data in the capsule whatever IOCCSZ says (NVMe TCP 1.1, 3.3.2.1).
+            let bytes = self.association.in_capsule_bytes;
+            link.host.set_in_capsule_bytes(bytes);
+        }
     }
 
     /// Whether it takes another command.

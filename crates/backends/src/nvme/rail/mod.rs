@@ -461,7 +461,7 @@ impl Rail {
                 let why = format!("Connect of an I/O queue was refused: {name}");
                 return Err(Loss::new(why));
             }
-            conn.state = State::Ready;
+            conn.connected();
             return Ok(());
         }
         let cid = usize::from(done.cid);
