@@ -540,12 +540,27 @@ impl Rail {
             self.reports.push(Report::AnaChanged(path));
             // It was not done, and its path does not count.
             let tries = piece.tries - 1;
-            return self.waiting.push_back(Piece { tries, ..piece });
+            let piece = Piece { tries, ..piece };
+            // An array that refuses on every path what its log page promises is asked again, but
+            // not as fast as it can answer.
+            if self.is_refused_everywhere(handle) {
+                return self.later.push_back((now + RETRY_PAUSE, piece));
+            }
+            return self.waiting.push_back(piece);
         }
         if piece.tries >= TRIES_MAX {
             return self.end(&piece, Err(IoError::Transport));
         }
         self.later.push_back((now + RETRY_PAUSE, piece));
+    }
+
+    /// Whether every path that should serve a namespace has refused to.
+    fn is_refused_everywhere(&self, handle: Handle) -> bool {
+        let Some(route) = self.routes.to(handle) else {
+            return false;
+        };
+        let mut good = route.ways.iter().filter(|way| rank(way.state).is_some());
+        good.all(|way| self.refused.contains(&(way.path, handle)))
     }
 
     /// Puts a piece back to be sent at once, unless it was sent too often.
