@@ -163,6 +163,7 @@ impl Lane for RemoteLane {
         let ticket = Ticket {
             lane: self.id,
             handle: self.volume.handle,
+            stride: self.geometry.stride(),
         };
         self.rail.post(Post::Io(ticket, io));
     }

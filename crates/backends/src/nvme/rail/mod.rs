@@ -37,6 +37,8 @@ pub(super) struct Ticket {
     pub(super) lane: u64,
     /// The namespace it is for.
     pub(super) handle: Handle,
+    /// Bytes of a block with its metadata, as whoever submitted it knows them.
+    pub(super) stride: u32,
 }
 
 /// What the owner of the rail is told.
@@ -344,24 +346,31 @@ impl Rail {
     /// if no path takes it now.
     fn send(&mut self, mut piece: Piece, now: Nanos) -> bool {
         let parent = &self.parents[piece.parent];
-        let (handle, op) = (parent.ticket.handle, parent.io.op);
-        let routes = self.routes.clone();
-        let Some(route) = routes.to(handle).filter(|route| !route.ways.is_empty()) else {
+        let (ticket, op) = (parent.ticket, parent.io.op);
+        let route = self.routes.to(ticket.handle);
+        let Some(route) = route.filter(|route| !route.ways.is_empty()) else {
             self.end(&piece, Err(IoError::Offline));
             return true;
         };
-        if routes.hopeless {
+        let shape = route.shape;
+        // A block number that was meant for blocks of another size leads to other data.
+        if op != Op::Flush && shape.geometry.stride() != ticket.stride {
+            self.end(&piece, Err(IoError::Misaligned));
+            return true;
+        }
+        if self.routes.hopeless {
             self.end(&piece, Err(IoError::Transport));
             return true;
         }
-        let Some((at, way)) = self.choose(handle, &route.ways) else {
+        let Some((at, way)) = self.choose(ticket.handle, &route.ways) else {
             return false;
         };
+        self.turn = at + 1;
         let conn = &mut self.conns[at];
         let parent = &mut self.parents[piece.parent];
-        let means = Means::of(op, conn.association.abilities, &route.shape);
+        let means = Means::of(op, conn.association.abilities, &shape);
         let lba = parent.io.lba.0 + u64::from(piece.at);
-        let most = means.blocks_max(lba, conn.association.data_bytes_max, &route.shape);
+        let most = means.blocks_max(lba, conn.association.data_bytes_max, &shape);
         if piece.blocks > most {
             let rest = Piece {
                 at: piece.at + most,
@@ -373,7 +382,7 @@ impl Rail {
             self.waiting.push_front(rest);
         }
         piece.tries += 1;
-        let (sqe, payload) = parent.command(&piece, means, way.nsid, &route.shape);
+        let (sqe, payload) = parent.command(&piece, means, way.nsid, &shape);
         let Some(link) = &mut conn.link else {
             return false;
         };
@@ -411,7 +420,7 @@ impl Rail {
     }
 
     /// The best connection for a namespace that has room.
-    fn choose(&mut self, handle: Handle, ways: &[Way]) -> Option<(usize, Way)> {
+    fn choose(&self, handle: Handle, ways: &[Way]) -> Option<(usize, Way)> {
         let mut best: Option<(u8, usize, usize, Way)> = None;
         let (turn, count) = (self.turn, self.conns.len());
         for step in 0..count {
@@ -439,11 +448,7 @@ impl Rail {
             }
         }
         let (_, _, at, way) = best?;
-        if !self.conns[at].has_room() {
-            return None;
-        }
-        self.turn = at + 1;
-        Some((at, way))
+        self.conns[at].has_room().then_some((at, way))
     }
 
     /// Acts on a completion.

@@ -11,6 +11,7 @@ use wire::nvme_tcp::Digests;
 const TICKET: Ticket = Ticket {
     lane: 5,
     handle: Handle(0),
+    stride: 4096,
 };
 
 /// Routes over one path that has so many I/O queues.
@@ -113,4 +114,31 @@ fn io_for_a_namespace_that_is_gone_fails_at_once_and_without_a_path_after_the_lo
     rail.expire(late);
     assert_eq!(ended(&mut rail), [(7, Err(IoError::Transport))]);
     assert_eq!(rail.in_flight(), 0);
+}
+
+#[test]
+fn io_for_blocks_of_another_size_fails_instead_of_meeting_others() {
+    let mut rail = Rail::new(1, Times::default());
+    rail.set_routes(routes(1), Nanos(0));
+    let all = [
+        Io::new(Op::Write, Lba(0), 1, IoBuf::from_slice(&[1; 512]), 1),
+        Io::new(Op::Unmap, Lba(8), 8, IoBuf::empty(), 2),
+        Io::new(Op::Read, Lba(0), 1, IoBuf::empty(), 3),
+    ];
+    for io in all {
+        let small = Ticket {
+            stride: 512,
+            ..TICKET
+        };
+        rail.submit(small, io, Nanos(0));
+    }
+    rail.dispatch(Nanos(0));
+    let results: Vec<_> = rail
+        .reports()
+        .map(|report| match report {
+            Report::Done(_, done) => done.result,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(results, [Err(IoError::Misaligned); 3]);
 }

@@ -532,6 +532,7 @@ impl World {
             let ticket = Ticket {
                 lane: 0,
                 handle: Handle(0),
+                stride: BLOCK as u32,
             };
             self.rail.submit(ticket, io, self.now);
         }
