@@ -16,6 +16,9 @@ pub(super) const ADMIN_ENTRIES: u16 = 32;
 /// CC with entry sizes of 64 and 16 bytes, as fabrics fix them.
 const ENTRY_SIZES: (u8, u8) = (6, 4);
 
+/// CC.SHN for a normal shutdown.
+const SHUTDOWN_NORMAL: u8 = 1;
+
 /// The Connect of an admin queue, to whichever controller the array makes for us.
 pub(super) fn connect(names: &Names, keep_alive: Nanos) -> (Sqe, Payload) {
     let connect = Connect {
@@ -44,8 +47,18 @@ pub(super) fn get(offset: u32, size: PropertySize) -> (Sqe, Payload) {
 
 /// The Property Set that enables the controller.
 pub(super) fn enable() -> (Sqe, Payload) {
+    configure(0)
+}
+
+/// The Property Set that asks the controller to shut down (NVMe Base 2.1, 3.6.1).
+pub(super) fn shut_down() -> (Sqe, Payload) {
+    configure(SHUTDOWN_NORMAL)
+}
+
+fn configure(shutdown: u8) -> (Sqe, Payload) {
     let cc = Configuration {
         enable: true,
+        shutdown,
         io_sqe_size: ENTRY_SIZES.0,
         io_cqe_size: ENTRY_SIZES.1,
         ..Configuration::default()

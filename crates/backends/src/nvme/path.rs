@@ -139,6 +139,14 @@ impl Path {
         }
     }
 
+    /// Shuts the controller down, if there is one. [`Path::link`] is none once that has ended.
+    pub(super) fn stop(&mut self, now: Nanos) {
+        match &mut self.state {
+            State::Open(session) => session.shut_down(now),
+            State::Waiting(_) | State::Opening(_) => self.state = State::Waiting(now),
+        }
+    }
+
     /// Acts on what arrived and on the time; returns what the owner must know. After
     /// [`News::Lost`], [`Path::link`] is none until a socket was asked for and opened.
     pub(super) fn work(&mut self, now: Nanos) -> Vec<News> {

@@ -55,7 +55,13 @@ impl PathActor {
                     }
                     self.path.reset(now);
                 }
-                Order::Stop => self.stopping = true,
+                Order::Stop if self.stopping => {}
+                Order::Stop => {
+                    self.stopping = true;
+                    // No new I/O comes while the controller shuts down.
+                    self.remote.forget_path(self.id);
+                    self.path.stop(now);
+                }
             }
         }
     }
@@ -144,16 +150,20 @@ impl PathActor {
                         .store(self.path.reconnects(), Ordering::Relaxed);
                     self.remote
                         .change(|table| table.ready(id, epoch, made, now));
+                    self.remote.forget_unused();
+                    self.shared.tried.open();
                 }
                 News::Namespaces(found) => {
                     self.remote.change(|table| table.found(id, found, now));
                     self.remote.forget_unused();
-                    self.shared.tried.open();
                 }
                 News::Ana(groups) => self.remote.change(|table| table.ana(id, groups, now)),
                 News::Lost(Loss { why, .. }) => {
                     let array = &self.shared.place.host;
-                    tracing::warn!(array, why, "path lost");
+                    match self.stopping {
+                        true => tracing::info!(array, why, "path removed"),
+                        false => tracing::warn!(array, why, "path lost"),
+                    }
                     self.close(cx);
                     self.remote.change(|table| table.lost(id, why, now));
                 }
@@ -198,13 +208,6 @@ impl Actor for PathActor {
     fn run(&mut self, cx: &mut Cx<'_>) -> Next {
         let now = cx.now();
         self.orders(now);
-        if self.stopping {
-            self.close(cx);
-            self.remote.forget_path(self.id);
-            self.shared.tried.open();
-            self.shared.ended.open();
-            return Next::Gone;
-        }
         if self.remote.deadline().is_some_and(|at| at <= now) {
             self.remote.change(|table| table.expire(now));
         }
@@ -214,6 +217,12 @@ impl Actor for PathActor {
         self.connect(now, cx);
         self.send();
         self.work(now, cx);
+        if self.stopping && self.path.link().is_none() {
+            self.close(cx);
+            self.shared.tried.open();
+            self.shared.ended.open();
+            return Next::Gone;
+        }
         match more {
             true => Next::Busy,
             false => Next::Idle(self.deadline()),

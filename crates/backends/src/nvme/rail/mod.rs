@@ -16,7 +16,7 @@ use super::routes::{Handle, PathId, Policy, Routes, Way};
 use super::session;
 use blk::{Done, Io, IoError, Nanos, Op};
 use conn::{Conn, Sent, State};
-use piece::{Means, Parent, Piece, Verdict, is_harmless, verdict};
+use piece::{Means, Parent, Piece, is_harmless};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use wire::nvme::Status;
 use wire::nvme_tcp::{Completed, HostEvent};
 
 pub(super) use conn::ConnId;
+pub(super) use piece::{Verdict, verdict};
 
 /// Times a command is sent, at most, however often its path is lost.
 const TRIES_MAX: u8 = 16;

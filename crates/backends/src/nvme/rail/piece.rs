@@ -209,7 +209,7 @@ impl Parent {
 
 /// What to do about a command that the array failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Verdict {
+pub(in crate::nvme) enum Verdict {
     /// The I/O failed.
     Fails(IoError),
     /// Another path may do it; this one's ANA states are to be read again.
@@ -219,7 +219,7 @@ pub(super) enum Verdict {
 }
 
 /// The meaning of a status that is not success (NVMe Base 2.1, 4.2.3).
-pub(super) fn verdict(status: Status) -> Verdict {
+pub(in crate::nvme) fn verdict(status: Status) -> Verdict {
     let elsewhere = [
         Status::ANA_INACCESSIBLE,
         Status::ANA_PERSISTENT_LOSS,

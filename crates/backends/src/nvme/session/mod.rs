@@ -5,27 +5,34 @@
 //! run beside.
 
 mod scan;
+mod task;
 
 use super::admin::{self, ADMIN_ENTRIES};
 use super::association::{Abilities, Association, Found, Loss, Names, Times};
 use super::link::Link;
+use super::rail::{Verdict, verdict};
 use blk::Nanos;
+pub(super) use scan::NAMESPACES_MAX;
 use scan::Scan;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use task::Task;
 use wire::nvme::aer::{AsyncEvent, EventMask};
 use wire::nvme::cmds::PropertySize;
 use wire::nvme::fabrics::Connected;
 use wire::nvme::features::{FeatureId, QueueCounts};
-use wire::nvme::identify::{Cns, ControllerType, IDENTIFY_LEN, IdentifyController};
-use wire::nvme::identify::{ctratt, oncs};
+use wire::nvme::identify::{Cns, ControllerType, IDENTIFY_LEN, IdentifyController, ctratt, oncs};
 use wire::nvme::log::{AnaGroup, LogId, parse_ana};
 use wire::nvme::property::{self, Capabilities, ControllerStatus};
 use wire::nvme::text::trimmed;
-use wire::nvme::{AdminCmd, CNTLID_DYNAMIC, Sqe};
+use wire::nvme::{AdminCmd, CNTLID_DYNAMIC, CNTLID_MAX, Sqe};
 use wire::nvme_tcp::{Closed, Completed, Digests, HostConfig, HostEvent, Payload};
 
 /// How often CSTS is read while a controller becomes ready.
 const READY_POLL: Nanos = Nanos::from_millis(10);
+/// How long a controller may take to shut down, as Linux hosts give it.
+const SHUTDOWN_MAX: Nanos = Nanos::from_secs(5);
+/// Why a controller that was shut down is lost.
+const SHUT_DOWN: &str = "it was shut down";
 /// Keep-alives are sent at multiples of this, so that those of many arrays wake a reactor together.
 const KEEP_ALIVE_GRID: Nanos = Nanos::from_millis(250);
 /// Bytes of the head of an ANA log page, and of each of its groups.
@@ -52,7 +59,7 @@ pub(super) struct Wish {
 /// What the owner of a session is told.
 #[derive(Debug)]
 pub(super) enum News {
-    /// The controller is made: I/O queues may connect.
+    /// The controller is made, and its namespaces were told: I/O queues may connect.
     Ready(Association),
     /// All namespaces, as they are now.
     Namespaces(Vec<Found>),
@@ -60,26 +67,6 @@ pub(super) enum News {
     Ana(Vec<AnaGroup>),
     /// It is over.
     Lost(Loss),
-}
-
-/// One admin command of the row.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Task {
-    Connect,
-    Capabilities,
-    Enable,
-    /// Reads CSTS until the controller is ready.
-    Status,
-    Controller,
-    Queues,
-    Events,
-    Ana,
-    /// The active namespaces after this one.
-    List(u32),
-    Namespace(u32),
-    Descriptors(u32),
-    /// Reading the page lets the next event of its kind come.
-    Changed,
 }
 
 #[derive(Debug)]
@@ -117,6 +104,8 @@ pub(super) struct Session {
     scan: Scan,
     /// Until the controller must be ready.
     ready_until: Nanos,
+    /// Until it must be shut down, once that was asked for.
+    shut_until: Option<Nanos>,
     news: Vec<News>,
 }
 
@@ -131,6 +120,7 @@ impl Session {
         };
         Self {
             ready_until: now + wish.times.admin,
+            shut_until: None,
             wish,
             link: Link::new(config, now),
             over: false,
@@ -193,7 +183,8 @@ impl Session {
             KeepAlive::Next(at) | KeepAlive::Sent(_, at) => *at,
         });
         let running = self.running.as_ref().map(|running| running.until);
-        [keep_alive, running, self.pause, self.link.host.deadline()]
+        let link = self.link.host.deadline();
+        [keep_alive, running, self.pause, self.shut_until, link]
             .into_iter()
             .flatten()
             .min()
@@ -203,6 +194,19 @@ impl Session {
     pub(super) fn check_ana(&mut self) {
         if self.ready && self.controller.anacap != 0 && !self.tasks.contains(&Task::Ana) {
             self.tasks.push_back(Task::Ana);
+        }
+    }
+
+    /// Shuts the controller down (NVMe Base 2.1, 3.6.1), and is lost with that; at once if there
+    /// is no controller yet.
+    pub(super) fn shut_down(&mut self, now: Nanos) {
+        if self.keep_alive.is_none() {
+            return self.closed(Loss::new(SHUT_DOWN));
+        }
+        if self.shut_until.is_none() {
+            self.shut_until = Some(now + SHUTDOWN_MAX);
+            self.pause = None;
+            self.tasks.push_back(Task::ShutDown);
         }
     }
 
@@ -226,6 +230,9 @@ impl Session {
         {
             let why = format!("no answer to {} in time", running.task.name());
             return self.fail(why);
+        }
+        if self.shut_until.is_some_and(|at| at <= now) {
+            return self.fail("the controller does not shut down in time");
         }
         if self.pause.is_some_and(|at| at <= now) {
             self.pause = None;
@@ -264,6 +271,11 @@ impl Session {
     }
 
     fn next_task(&mut self, now: Nanos) {
+        if self.shut_until.is_some() {
+            // Nothing else matters any more.
+            self.tasks
+                .retain(|task| matches!(task, Task::ShutDown | Task::ShutDownStatus));
+        }
         let Some(task) = self.tasks.pop_front() else {
             return;
         };
@@ -283,8 +295,9 @@ impl Session {
         match task {
             Task::Connect => admin::connect(&self.wish.names, self.wish.times.keep_alive),
             Task::Capabilities => admin::get(property::CAP, PropertySize::Eight),
-            Task::Status => admin::get(property::CSTS, PropertySize::Four),
+            Task::Status | Task::ShutDownStatus => admin::get(property::CSTS, PropertySize::Four),
             Task::Enable => admin::enable(),
+            Task::ShutDown => admin::shut_down(),
             Task::Controller => admin::identify(Cns::Controller, 0),
             Task::List(after) => admin::identify(Cns::ActiveNamespaces, after),
             Task::Namespace(nsid) => admin::identify(Cns::Namespace, nsid),
@@ -341,7 +354,9 @@ impl Session {
         }
         match AsyncEvent::from_dw0(done.cqe.dw0.get()) {
             Some(AsyncEvent::NamespaceAttribute) => {
-                self.tasks.push_back(Task::Changed);
+                if !self.tasks.contains(&Task::Changed) {
+                    self.tasks.push_back(Task::Changed);
+                }
                 self.rescan();
             }
             Some(AsyncEvent::AnaChange) => self.check_ana(),
@@ -360,20 +375,38 @@ impl Session {
     /// Goes on after a task.
     fn advance(&mut self, task: Task, done: &Completed, now: Nanos) {
         let status = done.cqe.status();
-        if !status.is_success() && !task.may_fail() {
+        // What another try may answer says nothing of what is there.
+        let later = verdict(status) == Verdict::Again;
+        if !status.is_success() && (later || !task.may_fail()) {
             let name = admin::status_name(status, task == Task::Connect);
             return self.fail(format!("{} was refused: {name}", task.name()));
         }
         let good = status.is_success();
+        if good && task.is_identify() && done.data.len() < IDENTIFY_LEN {
+            return self.fail(format!("{}: the data are cut short", task.name()));
+        }
         match task {
             Task::Connect => {
-                self.cntlid = Connected::from_dw0(done.cqe.dw0.get()).cntlid;
+                let connected = Connected::from_dw0(done.cqe.dw0.get());
+                if connected.authentication {
+                    let why = "the array demands in-band authentication, which is not implemented";
+                    return self.fail(why);
+                }
+                self.cntlid = connected.cntlid;
+                if self.cntlid > CNTLID_MAX {
+                    let why = format!("the array gave controller ID {:#x}", self.cntlid);
+                    return self.fail(format!("{why}, which none may have"));
+                }
                 // The timer of the controller runs from here on.
                 self.keep_alive = Some(self.next_keep_alive(now));
                 self.tasks.push_back(Task::Capabilities);
             }
             Task::Capabilities => {
                 self.capabilities = Capabilities::from_bits(done.cqe.result());
+                // Queues of one entry hold no command (NVMe Base 2.1, 3.1.4.1).
+                if self.capabilities.queue_entries_max < 2 {
+                    return self.fail("the controller has no queues (CAP.MQES is 0)");
+                }
                 self.tasks.push_back(Task::Enable);
             }
             Task::Enable => self.tasks.push_back(Task::Status),
@@ -385,11 +418,21 @@ impl Session {
                     self.request_events();
                 }
             }
-            Task::Ana if good => match parse_ana(&done.data.to_vec()) {
-                Ok((_, groups)) => self.news.push(News::Ana(groups)),
+            Task::Ana if good => match ana_groups(&done.data.to_vec()) {
+                Ok(groups) => self.news.push(News::Ana(groups)),
                 Err(e) => self.fail(format!("the ANA log page: {e}")),
             },
             Task::Ana | Task::Changed => {}
+            Task::ShutDown => self.tasks.push_back(Task::ShutDownStatus),
+            Task::ShutDownStatus => {
+                let status = ControllerStatus::from_bits_truncate(done.cqe.result() as u32);
+                let over = ControllerStatus::SHUTDOWN_COMPLETE | ControllerStatus::FATAL;
+                if status.intersects(over) {
+                    return self.fail(SHUT_DOWN);
+                }
+                self.pause = Some(now + READY_POLL);
+                self.tasks.push_back(Task::ShutDownStatus);
+            }
             Task::List(_) | Task::Namespace(_) | Task::Descriptors(_) => {
                 self.scanned(task, good.then(|| done.data.to_vec()).as_deref());
             }
@@ -416,6 +459,11 @@ impl Session {
             return self.fail("identify controller: the data are cut short");
         };
         *self.controller = controller;
+        let (id, connected) = (controller.cntlid.get(), self.cntlid);
+        if id != connected {
+            let why = format!("the array says controller ID {id} after it gave {connected}");
+            return self.fail(why);
+        }
         let named = trimmed(&controller.subnqn);
         let named = named.trim_end_matches('\0');
         let wanted = self.wish.names.subnqn.as_str();
@@ -457,12 +505,13 @@ impl Session {
             Ok(scan::Next::Namespace(nsid)) => self.tasks.push_front(Task::Namespace(nsid)),
             Ok(scan::Next::Descriptors(nsid)) => self.tasks.push_front(Task::Descriptors(nsid)),
             Ok(scan::Next::Complete(found)) => {
+                // First, or for a moment the association would lead to what was there before.
+                self.news.push(News::Namespaces(found));
                 if !self.ready {
                     self.ready = true;
                     let association = self.association();
                     self.news.push(News::Ready(association));
                 }
-                self.news.push(News::Namespaces(found));
             }
         }
     }
@@ -503,31 +552,13 @@ impl Session {
     }
 }
 
-impl Task {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "Connect",
-            Self::Capabilities => "Property Get of CAP",
-            Self::Enable => "Property Set of CC",
-            Self::Status => "Property Get of CSTS",
-            Self::Controller => "Identify Controller",
-            Self::Queues => "Set Features, Number of Queues",
-            Self::Events => "Set Features, Asynchronous Event Configuration",
-            Self::Ana => "Get Log Page, ANA",
-            Self::List(_) => "Identify, Active Namespaces",
-            Self::Namespace(_) => "Identify Namespace",
-            Self::Descriptors(_) => "Identify, Namespace Descriptors",
-            Self::Changed => "Get Log Page, Changed Namespaces",
-        }
-    }
-
-    /// Whether the association goes on if this is refused: the namespace may have gone meanwhile,
-    /// and not every array has every log page.
-    fn may_fail(self) -> bool {
-        matches!(
-            self,
-            Self::Events | Self::Ana | Self::Changed | Self::Namespace(_) | Self::Descriptors(_)
-        )
+/// The groups of an ANA log page.
+fn ana_groups(page: &[u8]) -> Result<Vec<AnaGroup>, String> {
+    let (_, groups) = parse_ana(page).map_err(|e| e.to_string())?;
+    let mut seen = HashSet::new();
+    match groups.iter().find(|group| !seen.insert(group.id)) {
+        Some(group) => Err(format!("it has ANA group {} twice", group.id)),
+        None => Ok(groups),
     }
 }
 

@@ -3,13 +3,13 @@
 use crate::nvme::association::{Found, Key, Shape};
 use blk::{Geometry, Identity};
 use std::collections::VecDeque;
-use wire::nvme::Nqn;
 use wire::nvme::identify::{Descriptor, IdentifyNamespace, nsfeat, parse_descriptors, parse_list};
+use wire::nvme::{NSID_ALL, Nqn};
 
 /// NSIDs on one page of a list.
 const LIST_LEN: usize = 1024;
 /// Namespaces of one array, at most: each costs two commands and some memory.
-const NAMESPACES_MAX: usize = 4096;
+pub(in crate::nvme) const NAMESPACES_MAX: usize = 4096;
 /// The largest volume: a signed 64-bit byte count.
 const BYTES_MAX: u64 = i64::MAX as u64;
 
@@ -30,6 +30,8 @@ pub(super) enum Next {
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     left: VecDeque<u32>,
+    /// Namespaces that were looked at.
+    looked: usize,
     /// Whether the list may go on after the last of `left`.
     more_after: Option<u32>,
     /// What is known of the one being looked at.
@@ -49,7 +51,7 @@ impl Scan {
         let all: Vec<u32> = parse_list(page.unwrap_or_default()).collect();
         let mut last = after;
         for &nsid in &all {
-            if nsid <= last {
+            if nsid <= last || nsid == NSID_ALL {
                 return Err(format!("the list of namespaces names {nsid} after {last}"));
             }
             last = nsid;
@@ -71,8 +73,8 @@ impl Scan {
     ) -> Result<Next, String> {
         let data = page.and_then(|page| IdentifyNamespace::from_prefix(page).ok());
         Ok(match data {
-            // An inactive namespace is all zeroes.
-            Some(data) if data.nsze.get() > 0 => {
+            // An inactive namespace is all zeroes (NVMe Base 2.1, 5.1.13.2.1).
+            Some(data) if data != IdentifyNamespace::default() => {
                 self.current = Some((nsid, Box::new(data), cache));
                 Next::Descriptors(nsid)
             }
@@ -83,7 +85,7 @@ impl Scan {
     /// Takes the identifiers of the namespace being looked at; `None` if there are none.
     ///
     /// # Errors
-    /// Two namespaces claim to be one.
+    /// The list of identifiers is wrong.
     pub(super) fn descriptors(&mut self, page: Option<&[u8]>, nqn: &Nqn) -> Result<Next, String> {
         let Some((nsid, data, cache)) = self.current.take() else {
             return Ok(self.next());
@@ -92,11 +94,14 @@ impl Scan {
         let list = list.map_err(|e| format!("the identifiers of namespace {nsid}: {e}"))?;
         let identity = identity(&data, &list.unwrap_or_default());
         let key = Key::new(&identity, nqn, nsid);
-        if let Some(twin) = self.found.iter().find(|found| found.key == key) {
-            let twin = twin.nsid;
-            return Err(format!(
-                "namespaces {twin} and {nsid} have the same identifiers"
-            ));
+        if let Some(twin) = self.found.iter_mut().find(|found| found.key == key) {
+            // Nobody knows which of them is meant, so neither is used.
+            let why = format!(
+                "namespaces {} and {nsid} have the same identifiers",
+                twin.nsid
+            );
+            twin.shape = Err(why);
+            return Ok(self.next());
         }
         self.found.push(Found {
             nsid,
@@ -108,8 +113,9 @@ impl Scan {
     }
 
     fn next(&mut self) -> Next {
-        if self.found.len() < NAMESPACES_MAX {
+        if self.looked < NAMESPACES_MAX {
             if let Some(nsid) = self.left.pop_front() {
+                self.looked += 1;
                 return Next::Namespace(nsid);
             }
             if let Some(after) = self.more_after.take() {
@@ -147,6 +153,9 @@ fn shape(data: &IdentifyNamespace, identity: Identity, cache: bool) -> Result<Sh
         return Err("its metadata travel in a buffer of their own, which fabrics lack".to_owned());
     }
     let blocks = data.nsze.get();
+    if blocks == 0 {
+        return Err("it has no blocks".to_owned());
+    }
     let stride = u64::from(block_bytes + metadata_bytes);
     if blocks
         .checked_mul(stride)
@@ -248,18 +257,53 @@ mod tests {
         page[4..8].copy_from_slice(&3_u32.to_le_bytes());
         assert!(scan.list(0, Some(&page)).unwrap_err().contains("3 after 5"));
 
-        let page = active_namespaces([1, 2], 0);
-        scan.list(0, Some(&page)).unwrap();
-        for nsid in [1, 2] {
+        let page = active_namespaces([5, NSID_ALL], 0);
+        assert!(scan.list(0, Some(&page)).is_err());
+        assert!(scan.list(0, Some(&active_namespaces([1], 0))).is_ok());
+        scan.namespace(1, Some(&data(1, 12)), false).unwrap();
+        assert!(scan.descriptors(Some(&[3, 15, 0, 0]), &nqn()).is_err());
+    }
+
+    #[test]
+    fn of_namespaces_with_the_same_identifiers_none_is_used() {
+        let mut scan = Scan::default();
+        scan.list(0, Some(&active_namespaces(1..=4, 0))).unwrap();
+        for nsid in 1..=4 {
             scan.namespace(nsid, Some(&data(1, 12)), false).unwrap();
-            let next = scan.descriptors(Some(&uuid(3)), &nqn());
-            assert_eq!(next.is_err(), nsid == 2, "{next:?}");
+            let next = scan.descriptors(Some(&uuid(if nsid == 2 { 2 } else { 1 })), &nqn());
+            let Ok(Next::Complete(found)) = next else {
+                continue;
+            };
+            assert_eq!((found[0].nsid, found[1].nsid, found.len()), (1, 2, 2));
+            assert!(found[0].shape.is_err() && found[1].shape.is_ok());
         }
+    }
+
+    #[test]
+    fn a_list_without_end_ends() {
+        let mut scan = Scan::default();
+        let (mut next, mut looked) = (Next::List(0), 0);
+        loop {
+            next = match next {
+                Next::List(after) => {
+                    let page = active_namespaces(after + 1..after + 2000, after);
+                    scan.list(after, Some(&page)).unwrap()
+                }
+                Next::Namespace(nsid) => {
+                    looked += 1;
+                    scan.namespace(nsid, None, false).unwrap()
+                }
+                Next::Descriptors(_) => panic!("there is no namespace"),
+                Next::Complete(found) => break assert!(found.is_empty()),
+            };
+        }
+        assert_eq!(looked, NAMESPACES_MAX);
     }
 
     #[test]
     fn a_namespace_that_cannot_be_used_says_why() {
         for (blocks, shift, why) in [
+            (0, 12, "no blocks"),
             (1, 8, "block size"),
             (1, 17, "block size"),
             (u64::MAX, 9, "size"),

@@ -445,7 +445,7 @@ impl Array {
                 };
                 good(ana(1, &[group], true))
             }
-            AdminCmd::Identify(id) => good(identify(id.cns)),
+            AdminCmd::Identify(id) => good(identify(id.cns, cntlid)),
             _ => Some((Status::INVALID_OPCODE.dnr(), 0, Vec::new())),
         }
     }
@@ -508,10 +508,11 @@ impl Array {
     }
 }
 
-fn identify(cns: u8) -> Vec<u8> {
+fn identify(cns: u8, cntlid: u16) -> Vec<u8> {
     match Cns::from_u8(cns) {
         Some(Cns::Controller) => {
             let mut id = IdentifyController {
+                cntlid: cntlid.into(),
                 oaes: (EventMask::ANA_CHANGE | EventMask::NAMESPACE_ATTRIBUTE)
                     .bits()
                     .into(),
