@@ -4,17 +4,22 @@ use super::association::{Association, Found, Key, Shape, rank};
 use super::memory::Remembered;
 use super::path::Condition;
 use super::routes::{Handle, LivePath, PathId, Policy, Route, Routes, Way};
+use super::session::NAMESPACES_MAX;
 use blk::{Nanos, State, Stats};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wire::nvme::log::{AnaGroup, AnaState};
+
+/// Namespaces that are known at once, at most: those that the array has, and as many that it has
+/// no more.
+const KNOWN_MAX: usize = 2 * NAMESPACES_MAX;
 
 /// One path as the table knows it.
 struct Entry {
     /// The association, while there is one.
     live: Option<(u64, Arc<Association>)>,
     condition: Condition,
-    /// The namespaces that it showed last, also while it is lost.
+    /// The namespaces that it showed last, also while it is lost. In the order of their keys.
     found: Vec<Found>,
     /// The ANA groups; empty where the array has none.
     groups: Vec<AnaGroup>,
@@ -31,6 +36,8 @@ pub(super) struct Known {
     /// Size and identity, as told last; or why it cannot be used.
     pub(super) shape: Result<Shape, String>,
     pub(super) state: State,
+    /// The last shape that could be used: what is remembered, and what a change counts from.
+    last: Option<Shape>,
     /// A path has shown it since the server was started.
     seen: bool,
 }
@@ -75,6 +82,7 @@ impl Table {
                 nsid: one.nsid,
                 shape: Ok(one.shape),
                 state: State::Online,
+                last: Some(one.shape),
                 seen: false,
             };
             self.known.insert(one.key, known);
@@ -89,7 +97,7 @@ impl Table {
                 key: key.clone(),
                 id: known.id.clone(),
                 nsid: known.nsid,
-                shape: *known.shape.as_ref().ok()?,
+                shape: known.last?,
             })
         });
         all.collect()
@@ -167,8 +175,9 @@ impl Table {
     }
 
     /// A path shows these namespaces, and no others.
-    pub(super) fn found(&mut self, id: PathId, found: Vec<Found>, now: Nanos) {
+    pub(super) fn found(&mut self, id: PathId, mut found: Vec<Found>, now: Nanos) {
         if let Some(path) = self.paths.get_mut(&id) {
+            found.sort_by(|a, b| a.key.cmp(&b.key));
             path.found = found;
             self.settle(now);
         }
@@ -217,7 +226,7 @@ impl Table {
         let mut namespaces: Vec<Route> = Vec::new();
         let mut states = Vec::new();
         for (key, known) in &self.known {
-            let ways = self.ways(key);
+            let ways = self.ways(key, known);
             states.push((key.clone(), self.state(known, &ways)));
             if let Ok(shape) = known.shape {
                 namespaces.push(Route {
@@ -251,15 +260,30 @@ impl Table {
     }
 
     /// Brings what is known of the namespaces up to what the paths show. Where paths differ, one
-    /// that serves now is right.
+    /// that serves now is right, and of those one that shows something that can be used.
     fn recognise(&mut self) {
-        let mut paths: Vec<&Entry> = self.paths.values().collect();
-        paths.sort_by_key(|path| path.live.is_some());
-        for found in paths.into_iter().flat_map(|path| &path.found) {
-            if let Some(known) = self.known.get_mut(&found.key) {
+        let all = self.paths.values().flat_map(|path| {
+            let live = path.live.is_some();
+            path.found.iter().map(move |found| (live, found))
+        });
+        let mut shown: BTreeMap<&Key, (bool, &Found)> = BTreeMap::new();
+        for (live, found) in all {
+            let one = shown.entry(&found.key).or_insert((live, found));
+            if (live, found.shape.is_ok()) >= (one.0, one.1.shape.is_ok()) {
+                *one = (live, found);
+            }
+        }
+        let mut left_out = 0;
+        for (key, (_, found)) in shown {
+            if let Some(known) = self.known.get_mut(key) {
                 known.nsid = found.nsid;
                 known.seen = true;
-                known.shape = changed(&known.shape, &found.shape);
+                known.shape = changed(known.last.as_ref(), &found.shape);
+                known.last = known.shape.as_ref().ok().copied().or(known.last);
+                continue;
+            }
+            if self.known.len() >= KNOWN_MAX {
+                left_out += 1;
                 continue;
             }
             let mut id = format!("n{}", found.nsid);
@@ -277,16 +301,26 @@ impl Table {
                 nsid: found.nsid,
                 shape: found.shape.clone(),
                 state: State::Online,
+                last: found.shape.as_ref().ok().copied(),
                 seen: true,
             };
             self.known.insert(found.key.clone(), known);
         }
+        if left_out > 0 {
+            tracing::warn!(left_out, "there are too many namespaces");
+        }
     }
 
-    fn ways(&self, key: &Key) -> Vec<Way> {
+    /// The paths that show a namespace with blocks of the size that users know.
+    fn ways(&self, key: &Key, known: &Known) -> Vec<Way> {
+        let format = |shape: &Result<Shape, String>| {
+            let geometry = shape.as_ref().ok()?.geometry;
+            Some((geometry.block_bytes, geometry.metadata_bytes))
+        };
+        let wanted = format(&known.shape);
         let of = |(id, path): (&PathId, &Entry)| {
-            let found = path.found.iter().find(|found| found.key == *key)?;
-            Some(Way {
+            let found = path.shows(key)?;
+            (format(&found.shape) == wanted).then_some(Way {
                 path: *id,
                 nsid: found.nsid,
                 state: path.state_of(found),
@@ -332,10 +366,7 @@ impl Table {
         if self.paths.values().any(|path| path.live.is_none()) {
             return;
         }
-        let shown = |key: &Key| {
-            let mut found = self.paths.values().flat_map(|path| &path.found);
-            found.any(|found| found.key == *key)
-        };
+        let shown = |key: &Key| self.paths.values().any(|path| path.shows(key).is_some());
         let gone: Vec<Key> = self
             .known
             .iter()
@@ -350,19 +381,22 @@ impl Table {
 }
 
 /// A shape that replaces another; its generation tells users of the first that it changed.
-fn changed(old: &Result<Shape, String>, new: &Result<Shape, String>) -> Result<Shape, String> {
-    let (Ok(old), Ok(new)) = (old, new) else {
-        return new.clone();
-    };
-    let mut new = *new;
-    new.geometry.generation = old.geometry.generation;
-    if new != *old {
-        new.geometry.generation += 1;
+fn changed(old: Option<&Shape>, new: &Result<Shape, String>) -> Result<Shape, String> {
+    let mut new = new.clone()?;
+    if let Some(old) = old {
+        new.geometry.generation = old.geometry.generation;
+        new.geometry.generation += u64::from(new != *old);
     }
     Ok(new)
 }
 
 impl Entry {
+    /// A namespace as this path showed it last.
+    fn shows(&self, key: &Key) -> Option<&Found> {
+        let at = self.found.binary_search_by(|found| found.key.cmp(key));
+        at.ok().map(|at| &self.found[at])
+    }
+
     fn state_of(&self, found: &Found) -> AnaState {
         if self.groups.is_empty() || found.ana_group == 0 {
             return AnaState::Optimized;
@@ -492,6 +526,66 @@ mod tests {
             let geometry = one(&table, "n1").shape.unwrap().geometry;
             assert_eq!((geometry.blocks, geometry.generation), (blocks, generation));
         }
+    }
+
+    #[test]
+    fn what_cannot_be_used_for_a_while_keeps_its_count_of_changes_and_is_remembered() {
+        let mut table = table(1, &[found(1, 7, 100)]);
+        let broken = Found {
+            shape: Err("it has no blocks".to_owned()),
+            ..found(1, 7, 0)
+        };
+        table.found(PathId(0), vec![broken], Nanos(1));
+        assert_eq!(why(&table, "n1"), "it has no blocks");
+        let kept = table.to_remember();
+        assert_eq!(kept[0].shape.geometry.blocks, 100);
+        table.found(PathId(0), vec![found(1, 7, 50)], Nanos(2));
+        let geometry = one(&table, "n1").shape.unwrap().geometry;
+        assert_eq!((geometry.blocks, geometry.generation), (50, 1));
+    }
+
+    #[test]
+    fn paths_that_differ_in_size_count_one_change_and_in_blocks_are_not_used_together() {
+        let mut table = table(2, &[found(1, 7, 100)]);
+        let handle = one(&table, "n1").handle;
+        table.found(PathId(1), vec![found(1, 7, 200)], Nanos(1));
+        for time in 2..5 {
+            table.ana(PathId(0), vec![group(AnaState::Optimized)], Nanos(time));
+            let geometry = one(&table, "n1").shape.unwrap().geometry;
+            assert_eq!((geometry.blocks, geometry.generation), (200, 1));
+            assert_eq!(table.routes().to(handle).unwrap().ways.len(), 2);
+        }
+        let mut other = found(1, 7, 100);
+        other.shape.as_mut().unwrap().geometry.block_bytes = 4096;
+        table.found(PathId(1), vec![other], Nanos(6));
+        let routes = table.routes().clone();
+        let route = routes.to(handle).unwrap();
+        assert_eq!(route.shape.geometry.block_bytes, 4096);
+        let paths: Vec<PathId> = route.ways.iter().map(|way| way.path).collect();
+        assert_eq!(paths, [PathId(1)], "the other has blocks of 512 bytes");
+    }
+
+    #[test]
+    fn an_array_that_makes_up_namespaces_for_ever_is_not_listened_to_for_ever() {
+        let mut table = Table::new(Policy::Failover, LOSS);
+        table.add(PathId(0), Arc::default(), Nanos(0));
+        let known = one(&self::table(1, &[found(1, 7, 100)]), "n1");
+        for nsid in 1..KNOWN_MAX as u32 {
+            let id = format!("n{nsid}");
+            let known = Known {
+                id,
+                ..known.clone()
+            };
+            table
+                .known
+                .insert(Key::Numbered("nqn".to_owned(), nsid), known);
+        }
+        table.found(
+            PathId(0),
+            (1..4).map(|n| found(n, 7 + n as u8, 1)).collect(),
+            Nanos(0),
+        );
+        assert_eq!(table.namespaces().count(), KNOWN_MAX);
     }
 
     #[test]
