@@ -13,7 +13,7 @@ use super::table::{Known, Table};
 use super::volume::{Outbox, RemoteVolume};
 use blk::{Counted, Identity, Io, IoError, Nanos, State, Stats, Tally, Volume};
 use engine::{Keep, Latch, Reactors, World};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -274,7 +274,7 @@ impl Remote {
         self.inner().table.overall()
     }
 
-    /// Told by the path's own actor as its last act.
+    /// Told by the path's own actor when it begins to end.
     pub(super) fn forget_path(&self, id: PathId) {
         self.inner().paths.remove(&id);
         self.change(|table| table.remove(id, engine::now()));
@@ -294,9 +294,13 @@ impl Remote {
 
     /// Changes the table, and tells all who must know.
     pub(super) fn change(&self, act: impl FnOnce(&mut Table)) {
+        self.change_all(|inner| act(&mut inner.table));
+    }
+
+    fn change_all(&self, act: impl FnOnce(&mut Inner)) {
         let mut inner = self.inner();
         let before = (inner.table.routes().clone(), inner.table.to_remember());
-        act(&mut inner.table);
+        act(&mut inner);
         if Arc::ptr_eq(&before.0, inner.table.routes()) {
             return;
         }
@@ -325,18 +329,18 @@ impl Remote {
         }
     }
 
-    /// Forgets namespaces that the array has no more and that nobody uses.
+    /// Forgets namespaces that the array has no more and that nobody uses. Whoever is given a
+    /// namespace gets it under the same lock, so nobody is left with one that is forgotten.
     pub(super) fn forget_unused(&self) {
-        let used: Vec<Handle> = {
-            let inner = self.inner();
-            let given = inner.given.iter();
-            let used = given.filter(|(_, given)| Arc::strong_count(&given.counted) > 1);
-            used.map(|(handle, _)| *handle).collect()
-        };
-        self.change(|table| table.forget(|handle| used.contains(&handle), engine::now()));
-        let mut inner = self.inner();
-        let known: Vec<Handle> = inner.table.namespaces().map(|(_, k)| k.handle).collect();
-        inner.given.retain(|handle, _| known.contains(handle));
+        self.change_all(|Inner { table, given, .. }| {
+            let is_used = |handle| {
+                let given: Option<&Given> = given.get(&handle);
+                given.is_some_and(|given| Arc::strong_count(&given.counted) > 1)
+            };
+            table.forget(is_used, engine::now());
+            let known: HashSet<Handle> = table.namespaces().map(|(_, k)| k.handle).collect();
+            given.retain(|handle, _| known.contains(handle));
+        });
     }
 
     /// The first rail, which has a queue on every path that serves.
