@@ -301,6 +301,14 @@ mod tests {
     }
 
     #[test]
+    fn others_may_use_what_an_array_shows() {
+        let bytes = data(8, 12);
+        let data = IdentifyNamespace::from_prefix(&bytes).unwrap();
+        let shape = shape(&data, Identity::default(), false).unwrap();
+        assert!(shape.geometry.shared);
+    }
+
+    #[test]
     fn a_namespace_that_cannot_be_used_says_why() {
         for (blocks, shift, why) in [
             (0, 12, "no blocks"),
