@@ -157,34 +157,7 @@ fn answer(
             settings.set_field_by_name("name", Value::String(name.clone()));
             Ok(kept.resources.get(&name).cloned().unwrap_or(settings))
         }
-        Verb::Update | Verb::UpdateSettings => {
-            let field = method.fields.resource.as_ref().unwrap();
-            let new = request.get_field(field).as_message().unwrap().clone();
-            let name = new
-                .get_field_by_name("name")
-                .unwrap()
-                .as_str()
-                .unwrap()
-                .to_owned();
-            let mask = request
-                .get_field(method.fields.mask.as_ref().unwrap())
-                .into_owned();
-            let mask: prost_types::FieldMask = mask.as_message().unwrap().transcode_to().unwrap();
-            kept.calls.push(mask.paths.join(","));
-            if let Some(owner) = name.strip_suffix("/settings")
-                && kept.resources.contains_key(owner)
-            {
-                let mut settings = empty(method);
-                settings.set_field_by_name("name", Value::String(name.clone()));
-                kept.resources.entry(name.clone()).or_insert(settings);
-            }
-            let old = kept.resources.get_mut(&name);
-            let old = old.ok_or_else(|| Status::not_found(format!("{name} does not exist")))?;
-            let message = old.descriptor();
-            let mask = api::mask::Mask::parse(&mask.paths, &message, "update_mask").unwrap();
-            mask.apply(&new, old);
-            Ok(old.clone())
-        }
+        Verb::Update | Verb::UpdateSettings => updated(kept, method, request),
         Verb::Delete => {
             let gone = kept.resources.remove(&name).is_some();
             let missing_ok = method.fields.allow_missing.as_ref();
@@ -201,6 +174,40 @@ fn answer(
             method.descriptor.name()
         ))),
     }
+}
+
+/// What was there, or the settings of what is there, with the fields of the mask changed.
+fn updated(
+    kept: &mut Kept,
+    method: &'static Method,
+    request: &DynamicMessage,
+) -> Result<DynamicMessage, Status> {
+    let field = method.fields.resource.as_ref().unwrap();
+    let new = request.get_field(field).as_message().unwrap().clone();
+    let name = new
+        .get_field_by_name("name")
+        .unwrap()
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let mask = request
+        .get_field(method.fields.mask.as_ref().unwrap())
+        .into_owned();
+    let mask: prost_types::FieldMask = mask.as_message().unwrap().transcode_to().unwrap();
+    kept.calls.push(mask.paths.join(","));
+    if let Some(owner) = name.strip_suffix("/settings")
+        && kept.resources.contains_key(owner)
+    {
+        let mut settings = empty(method);
+        settings.set_field_by_name("name", Value::String(name.clone()));
+        kept.resources.entry(name.clone()).or_insert(settings);
+    }
+    let old = kept.resources.get_mut(&name);
+    let old = old.ok_or_else(|| Status::not_found(format!("{name} does not exist")))?;
+    let message = old.descriptor();
+    let mask = api::mask::Mask::parse(&mask.paths, &message, "update_mask").unwrap();
+    mask.apply(&new, old);
+    Ok(old.clone())
 }
 
 fn empty(method: &Method) -> DynamicMessage {
