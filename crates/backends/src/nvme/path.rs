@@ -1,6 +1,6 @@
 //! [`Path`]: one way to an array over time: connected, lost, tried again.
 
-use super::association::Loss;
+use super::association::{Loss, Times};
 use super::link::Link;
 use super::session::{News, Session, Wish};
 use blk::Nanos;
@@ -121,6 +121,19 @@ impl Path {
     pub(super) fn lost(&mut self, epoch: u64, loss: Loss) {
         if epoch == self.epoch {
             self.closed(loss);
+        }
+    }
+
+    /// How long things may take.
+    pub(super) fn times(&self) -> &Times {
+        &self.wish.times
+    }
+
+    /// Takes other times: those that an association is made with count from the next one on.
+    pub(super) fn set_times(&mut self, times: Times, now: Nanos) {
+        self.wish.times = times;
+        if let State::Waiting(until) = &mut self.state {
+            *until = (*until).min(now + times.reconnect_max);
         }
     }
 

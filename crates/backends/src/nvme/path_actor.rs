@@ -48,6 +48,7 @@ impl PathActor {
         for order in self.shared.mail.take() {
             match order {
                 Order::Lost(epoch, loss) => self.path.lost(epoch, loss),
+                Order::Tune(times) => self.path.set_times(times, now),
                 Order::CheckAna => self.path.check_ana(),
                 Order::Reset(wish) => {
                     if let Some(wish) = wish {
@@ -84,7 +85,7 @@ impl PathActor {
         let connected = self
             .socket
             .as_mut()
-            .map(|socket| socket.connect(self.remote.times().keep_alive));
+            .map(|socket| socket.connect(self.path.times().keep_alive));
         match connected {
             Some(Ok(true)) => self.path.opened(now),
             Some(Err(error)) => {

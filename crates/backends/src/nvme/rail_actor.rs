@@ -35,7 +35,7 @@ pub(super) struct RailActor {
 impl RailActor {
     pub(super) fn new(remote: Arc<Remote>, mail: Arc<RailBox>, qid: u16) -> Self {
         Self {
-            rail: Rail::new(qid, remote.times()),
+            rail: Rail::new(qid),
             remote,
             mail,
             qid,
@@ -93,8 +93,9 @@ impl RailActor {
     /// Receives on every connection. True if there may be more.
     fn receive(&mut self, now: Nanos) -> bool {
         let mut more = false;
+        let keep_alive = self.rail.times().keep_alive;
         for (id, socket) in &mut self.sockets {
-            match socket.connect(self.remote.times().keep_alive) {
+            match socket.connect(keep_alive) {
                 Ok(true) => self.rail.opened(*id, now),
                 Ok(false) => {}
                 Err(error) => {

@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::Waker;
+use wire::nvme::log::AnaState;
 
 /// What a rail is told by lanes.
 pub(super) enum Post {
@@ -84,6 +85,8 @@ pub(super) enum Order {
     Lost(u64, Loss),
     /// ANA states may have changed.
     CheckAna,
+    /// Take other times.
+    Tune(Times),
     /// Give the association up, and connect anew, as asked for now.
     Reset(Option<Wish>),
     /// End.
@@ -141,6 +144,22 @@ struct Inner {
     given: BTreeMap<Handle, Given>,
     paths: BTreeMap<PathId, Arc<SharedPath>>,
     next_path: u32,
+    /// What paths did that are gone: counters never go back.
+    gone: Count,
+}
+
+/// What the paths of a controller have done in all.
+#[derive(Clone, Default)]
+pub(super) struct Count {
+    pub(super) stats: Tally,
+    pub(super) reconnects: u64,
+}
+
+impl Count {
+    fn add(&mut self, path: &SharedPath) {
+        self.stats.add(&path.stats.tally());
+        self.reconnects += path.reconnects.load(Ordering::Relaxed);
+    }
 }
 
 /// A namespace, as the API shows it.
@@ -160,7 +179,6 @@ pub(super) struct Remote {
     /// Counts changes of `routes`.
     version: AtomicU64,
     rails: Arc<[Arc<RailBox>]>,
-    times: Times,
     ended: AtomicBool,
     keep: Arc<dyn Keep>,
     /// Under which key namespaces are remembered.
@@ -182,15 +200,15 @@ impl Remote {
         let remembered = world.keep.get(&key).unwrap_or_default();
         let remote = Arc::new(Self {
             inner: Mutex::new(Inner {
-                table: Table::new(policy, times.loss),
+                table: Table::new(policy, times),
                 given: BTreeMap::new(),
                 paths: BTreeMap::new(),
                 next_path: 0,
+                gone: Count::default(),
             }),
             routes: Mutex::default(),
             version: AtomicU64::new(0),
             rails: (0..count).map(|_| Arc::default()).collect(),
-            times,
             ended: AtomicBool::new(false),
             keep: world.keep.clone(),
             key,
@@ -212,11 +230,6 @@ impl Remote {
     /// I/O queues wanted on each path.
     pub(super) fn rails(&self) -> u16 {
         self.rails.len() as u16
-    }
-
-    /// How long things may take.
-    pub(super) fn times(&self) -> Times {
-        self.times
     }
 
     /// Adds a path, which connects on its own from now on.
@@ -262,6 +275,25 @@ impl Remote {
         self.inner().paths.values().cloned().collect()
     }
 
+    /// What all paths have done, those included that are gone.
+    pub(super) fn count(&self) -> Count {
+        let inner = self.inner();
+        let mut count = inner.gone.clone();
+        inner.paths.values().for_each(|path| count.add(path));
+        count
+    }
+
+    /// How many paths there are, and how many of them serve.
+    pub(super) fn paths_live(&self) -> (usize, usize) {
+        let inner = self.inner();
+        (inner.paths.len(), inner.table.routes().paths.len())
+    }
+
+    /// The namespaces that a path shows, by their numbers on it, and how well.
+    pub(super) fn ana_states(&self, id: PathId) -> Vec<(u32, AnaState)> {
+        self.inner().table.ana_states(id)
+    }
+
     /// Has every path give up its association and connect anew.
     pub(super) fn reset_paths(&self) {
         for path in self.paths() {
@@ -276,7 +308,12 @@ impl Remote {
 
     /// Told by the path's own actor when it begins to end.
     pub(super) fn forget_path(&self, id: PathId) {
-        self.inner().paths.remove(&id);
+        {
+            let mut inner = self.inner();
+            if let Some(path) = inner.paths.remove(&id) {
+                inner.gone.add(&path);
+            }
+        }
         self.change(|table| table.remove(id, engine::now()));
     }
 

@@ -1,7 +1,7 @@
 //! [`Routes`]: which paths lead to which namespace now. Shared with all rails, never changed:
 //! a change is a new one.
 
-use super::association::{Association, Shape};
+use super::association::{Association, Shape, Times};
 use blk::Stats;
 use std::sync::Arc;
 use wire::nvme::log::AnaState;
@@ -22,6 +22,8 @@ pub(super) enum Policy {
     Failover,
     /// The one with the fewest commands in flight, in turn where they are equal.
     LeastDepth,
+    /// One after the other, past those whose queue is full.
+    RoundRobin,
 }
 
 /// A path that serves.
@@ -56,6 +58,8 @@ pub(super) struct Route {
 #[derive(Clone, Default)]
 pub(super) struct Routes {
     pub(super) policy: Policy,
+    /// How long things may take.
+    pub(super) times: Times,
     /// In the order in which they were made.
     pub(super) paths: Vec<LivePath>,
     /// In order of their handles.

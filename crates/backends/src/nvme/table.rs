@@ -1,6 +1,6 @@
 //! [`Table`]: what is known of one remote array over all paths, and the routes that follow.
 
-use super::association::{Association, Found, Key, Shape, rank};
+use super::association::{Association, Found, Key, Shape, Times, rank};
 use super::memory::Remembered;
 use super::path::Condition;
 use super::routes::{Handle, LivePath, PathId, Policy, Route, Routes, Way};
@@ -45,8 +45,7 @@ pub(super) struct Known {
 /// See the file's head.
 pub(super) struct Table {
     policy: Policy,
-    /// How long I/O waits without a path.
-    loss: Nanos,
+    times: Times,
     paths: BTreeMap<PathId, Entry>,
     known: BTreeMap<Key, Known>,
     next_handle: u32,
@@ -58,10 +57,10 @@ pub(super) struct Table {
 
 impl Table {
     /// A table without paths.
-    pub(super) fn new(policy: Policy, loss: Nanos) -> Self {
+    pub(super) fn new(policy: Policy, times: Times) -> Self {
         Self {
             policy,
-            loss,
+            times,
             paths: BTreeMap::new(),
             known: BTreeMap::new(),
             next_handle: 0,
@@ -118,6 +117,16 @@ impl Table {
         self.paths.get(&id).map(|path| &path.condition)
     }
 
+    /// The namespaces that a path that serves shows, by their numbers on it, and how well.
+    pub(super) fn ana_states(&self, id: PathId) -> Vec<(u32, AnaState)> {
+        let path = self.paths.get(&id).filter(|path| path.live.is_some());
+        let shown = path.into_iter().flat_map(|path| {
+            let found = path.found.iter();
+            found.map(|found| (found.nsid, path.state_of(found)))
+        });
+        shown.collect()
+    }
+
     /// Online if any path serves; without paths there is nothing that could fail.
     pub(super) fn overall(&self) -> State {
         let live = self.paths.values().any(|path| path.live.is_some());
@@ -140,9 +149,9 @@ impl Table {
         lost.unwrap_or_else(|| otherwise.to_owned())
     }
 
-    /// Chooses paths in another way from now on.
-    pub(super) fn set_policy(&mut self, policy: Policy, now: Nanos) {
-        self.policy = policy;
+    /// Chooses paths in another way from now on, and waits for them so long.
+    pub(super) fn choose(&mut self, policy: Policy, times: Times, now: Nanos) {
+        (self.policy, self.times) = (policy, times);
         self.settle(now);
     }
 
@@ -203,7 +212,7 @@ impl Table {
     /// When [`Table::expire`] has something to do.
     pub(super) fn deadline(&self) -> Option<Nanos> {
         let since = self.lost_since.filter(|_| !self.hopeless)?;
-        Some(since + self.loss)
+        Some(since + self.times.loss)
     }
 
     /// Gives I/O up once no path has served for too long.
@@ -221,7 +230,7 @@ impl Table {
             false => Some(self.lost_since.unwrap_or(now)),
         };
         let lost_for = self.lost_since.map(|since| now.since(since));
-        self.hopeless = lost_for.is_some_and(|time| time >= self.loss);
+        self.hopeless = lost_for.is_some_and(|time| time >= self.times.loss);
         self.recognise();
         let mut namespaces: Vec<Route> = Vec::new();
         let mut states = Vec::new();
@@ -253,6 +262,7 @@ impl Table {
         });
         self.routes = Arc::new(Routes {
             policy: self.policy,
+            times: self.times,
             paths: live.collect(),
             namespaces,
             hopeless: self.hopeless,
@@ -452,7 +462,7 @@ mod tests {
 
     /// A table with this many paths that serve and show these namespaces.
     fn table(paths: u32, shown: &[Found]) -> Table {
-        let mut table = Table::new(Policy::Failover, LOSS);
+        let mut table = Table::new(Policy::Failover, Times::default());
         for path in (0..paths).map(PathId) {
             table.add(path, Arc::default(), Nanos(0));
             table.ready(path, 1, association(), Nanos(0));
@@ -567,7 +577,7 @@ mod tests {
 
     #[test]
     fn an_array_that_makes_up_namespaces_for_ever_is_not_listened_to_for_ever() {
-        let mut table = Table::new(Policy::Failover, LOSS);
+        let mut table = Table::new(Policy::Failover, Times::default());
         table.add(PathId(0), Arc::default(), Nanos(0));
         let known = one(&self::table(1, &[found(1, 7, 100)]), "n1");
         for nsid in 1..KNOWN_MAX as u32 {
@@ -607,6 +617,34 @@ mod tests {
             "{}",
             why(&table, "n1")
         );
+    }
+
+    #[test]
+    fn a_change_of_the_loss_time_counts_from_when_the_last_path_was_lost() {
+        let mut table = table(1, &[found(1, 7, 100)]);
+        let lost = Nanos::from_secs(5);
+        table.lost(PathId(0), "it was cut".to_owned(), lost);
+        let times = |seconds| Times {
+            loss: Nanos::from_secs(seconds),
+            ..Times::default()
+        };
+        let now = lost + Nanos::from_secs(3);
+        table.choose(Policy::RoundRobin, times(4), now);
+        assert!(!table.routes().hopeless);
+        assert_eq!(table.deadline(), Some(lost + Nanos::from_secs(4)));
+        table.choose(Policy::RoundRobin, times(3), now);
+        assert!(table.routes().hopeless);
+        table.choose(Policy::RoundRobin, times(4), now);
+        assert!(!table.routes().hopeless, "there is hope again");
+    }
+
+    #[test]
+    fn the_states_of_a_path_are_known_while_it_serves() {
+        let mut table = table(1, &[found(4, 7, 100)]);
+        table.ana(PathId(0), vec![group(AnaState::NonOptimized)], Nanos(1));
+        assert_eq!(table.ana_states(PathId(0)), [(4, AnaState::NonOptimized)]);
+        table.lost(PathId(0), "it was cut".to_owned(), Nanos(2));
+        assert_eq!(table.ana_states(PathId(0)), []);
     }
 
     #[test]

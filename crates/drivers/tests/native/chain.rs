@@ -2,6 +2,8 @@
 //! against elsewhere.
 
 use crate::site::{Kept, Site, own_address, until};
+use api::ext::v1::{NvmeIoPolicy, NvmeRemoteControllerSettings};
+use api::handler::FactValue;
 use api::storage::v1::nvme_controller_spec::Endpoint;
 use api::storage::v1::{
     FabricsEndpoint, FabricsPath, MallocVolume, NvmeAddressFamily, NvmeController,
@@ -423,4 +425,138 @@ fn of_changes_on_two_paths_at_once_the_later_has_the_last_word() {
         }
         until("a namespace's return", || volume.state() == State::Online);
     }
+}
+
+/// Operations and bytes that a resource did.
+fn counted<R: api::Resource>(site: &Site, name: &str, op: Op) -> (u64, u64) {
+    let stats = site.observe::<R>(name).stats.unwrap();
+    (stats.op(op).ops, stats.op(op).bytes)
+}
+
+/// The word of a state.
+fn word(value: FactValue) -> &'static str {
+    match value {
+        FactValue::State { now, all } => {
+            assert!(all.contains(&now));
+            now
+        }
+        other => panic!("{other:?} is no state"),
+    }
+}
+
+#[test]
+fn io_and_reconnections_are_counted_on_the_path_that_had_them() {
+    let array = Array::start(2);
+    array.add(1, 4096, 100, 0);
+    let failover = NvmeRemoteController {
+        multipath: NvmeMultipath::Failover.into(),
+        ..controller(false)
+    };
+    let site = Site::new();
+    site.make(REMOTE, &failover);
+    for number in 0..2 {
+        let spec = path(&array.address, array.ports[number]);
+        site.make(&path_name(number), &spec);
+    }
+    let volume = site.volume(&namespace(1)).unwrap();
+    until("reaching it", || volume.state() == State::Online);
+    for byte in 1..=3 {
+        write(&volume, byte).unwrap();
+    }
+    read(&volume);
+    let (first, second) = (path_name(0), path_name(1));
+    let path = |name: &str, op| counted::<NvmePath>(&site, name, op);
+    assert_eq!(path(&first, Op::Write), (3, 3 * 4096));
+    assert_eq!(path(&first, Op::Read), (1, 4096));
+    assert_eq!(path(&second, Op::Write), (0, 0));
+    let latency = site.observe::<NvmePath>(&first).stats.unwrap();
+    assert_eq!(latency.op(Op::Write).latency.0.iter().sum::<u64>(), 3);
+    let fact = |name: &str, fact: &str| site.fact::<NvmePath>(name, fact);
+    assert_eq!(word(fact(&first, "nvme_path_state")), "live");
+    assert_eq!(word(fact(&first, "nvme_path_ana_state")), "optimized");
+    let reconnects = |name: &str| fact(name, "nvme_path_reconnects");
+    assert_eq!(reconnects(&first), FactValue::Counter(0));
+
+    array.close(0);
+    until("losing a path", || {
+        word(fact(&first, "nvme_path_state")) == "lost"
+    });
+    write(&volume, 4).unwrap();
+    assert_eq!(path(&second, Op::Write), (1, 4096));
+    array.listen(0);
+    until("a path's return", || {
+        reconnects(&first) == FactValue::Counter(1)
+    });
+    assert_eq!(reconnects(&second), FactValue::Counter(0));
+
+    // The controller has it all, also when a path goes.
+    let all = || counted::<NvmeRemoteController>(&site, REMOTE, Op::Write);
+    assert_eq!(all(), (4, 4 * 4096));
+    site.delete(&first);
+    assert_eq!(all(), (4, 4 * 4096));
+    let fact = |fact: &str| site.fact::<NvmeRemoteController>(REMOTE, fact);
+    let reconnects = fact("nvme_remote_controller_reconnects");
+    assert_eq!(reconnects, FactValue::Counter(1));
+    assert_eq!(
+        fact("nvme_remote_controller_paths_live"),
+        FactValue::Gauge(1.0)
+    );
+}
+
+#[test]
+fn paths_take_turns_once_that_is_set_and_none_is_lost_for_it() {
+    let array = Array::start(2);
+    array.add(1, 4096, 100, 0);
+    let xpu = xpu(&array, false);
+    let volume = xpu.volume(&namespace(1)).unwrap();
+    let settings = NvmeRemoteControllerSettings {
+        io_policy: NvmeIoPolicy::RoundRobin.into(),
+        io_timeout_ms: Some(10_000),
+        keep_alive_timeout_ms: Some(2_000),
+        ..NvmeRemoteControllerSettings::default()
+    };
+    xpu.set(REMOTE, &controller(false), &settings);
+    let mut lane = volume.open_lane(&mut SimHome::default());
+    let mut one = || {
+        let io = Io::new(Op::Read, Lba(0), 1, IoBuf::empty(), 1);
+        assert_eq!(run(&mut *lane, io).result, Ok(()));
+    };
+    let reads = || [0, 1].map(|p| counted::<NvmePath>(&xpu, &path_name(p), Op::Read).0);
+    // Queues of both paths come up at their own pace.
+    until("a read on either path", || {
+        one();
+        reads().iter().all(|reads| *reads > 0)
+    });
+    let before = reads();
+    (0..10).for_each(|_| one());
+    assert_eq!(reads(), before.map(|reads| reads + 5));
+    for number in 0..2 {
+        let reconnects = xpu.fact::<NvmePath>(&path_name(number), "nvme_path_reconnects");
+        assert_eq!(reconnects, FactValue::Counter(0));
+    }
+}
+
+#[test]
+fn without_patience_io_fails_when_the_last_path_is_lost_and_works_when_one_is_back() {
+    let array = Array::start(1);
+    array.add(1, 4096, 100, 0);
+    let xpu = xpu(&array, false);
+    let volume = xpu.volume(&namespace(1)).unwrap();
+    until("reaching it", || volume.state() == State::Online);
+    let settings = NvmeRemoteControllerSettings {
+        controller_loss_timeout_s: Some(0),
+        reconnect_delay_ms_max: Some(100),
+        ..NvmeRemoteControllerSettings::default()
+    };
+    xpu.set(REMOTE, &controller(false), &settings);
+    write(&volume, 1).unwrap();
+    array.close(0);
+    until("losing the array", || {
+        matches!(volume.state(), State::Offline(_))
+    });
+    assert_eq!(write(&volume, 2), Err(blk::IoError::Transport));
+    array.listen(0);
+    until("its return", || volume.state() == State::Online);
+    write(&volume, 3).unwrap();
+    assert_eq!(read(&volume), [3; 4096]);
 }

@@ -1,7 +1,9 @@
 //! A native platform without a server: resources are made by calling handlers.
 
 use api::error::Result;
-use api::handler::{Erased, Handlers, Health, Job, Observed, Resource, Settings};
+use api::handler::{
+    Erased, FactValue, Handlers, Health, Job, Observed, Resource, Settings, SettingsMessage,
+};
 use api::names::ResourceName;
 use blk::Volume;
 use engine::{Keep, KeepDone, Latch, Options, Reactors, World};
@@ -138,6 +140,20 @@ impl Site {
         self.try_make(name, spec, &[], false).unwrap()
     }
 
+    /// Changes the settings of a resource that was made so.
+    pub(crate) fn set<R: Resource, S: SettingsMessage>(&self, name: &str, spec: &R, settings: &S) {
+        let (name, handler) = self.handler(name);
+        let (spec, settings) = (spec.encode_to_vec(), Settings::new(settings));
+        handler.admit_settings(&name, &spec, &settings).unwrap();
+        let job = Job {
+            name,
+            replay: false,
+            volumes: BTreeMap::new(),
+            settings,
+        };
+        block_on(handler.update(job, spec.clone(), spec)).unwrap();
+    }
+
     pub(crate) fn delete(&self, name: &str) {
         let (name, handler) = self.handler(name);
         block_on(handler.delete(name)).unwrap();
@@ -180,6 +196,15 @@ impl Site {
             .observe(&name, &R::default().encode_to_vec())
             .unwrap()
             .1
+    }
+
+    /// The one fact of a resource with this name.
+    #[track_caller]
+    pub(crate) fn fact<R: Resource>(&self, name: &str, fact: &str) -> FactValue {
+        let facts = self.observe::<R>(name).facts;
+        let found: Vec<_> = facts.iter().filter(|f| f.name == fact).collect();
+        assert_eq!(found.len(), 1, "{fact} in {facts:?}");
+        found[0].value
     }
 
     /// Why a resource does not serve; `None` if it does.

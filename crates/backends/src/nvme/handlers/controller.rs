@@ -1,11 +1,11 @@
 //! The handler of `NvmeRemoteController`: what all paths to an array share.
 
-use super::{Entry, Remotes, policy, wait_for};
-use crate::nvme::association::Times;
+use super::{Entry, Remotes, policy, settings, wait_for};
 use crate::nvme::pcie::Drive;
-use crate::nvme::remote::Remote;
+use crate::nvme::remote::{Order, Remote};
 use api::error::{Error, Result};
-use api::handler::{Handler, Health, Job, Observed};
+use api::ext::v1::NvmeRemoteControllerSettings;
+use api::handler::{Fact, FactValue, Handler, Health, Job, Observed, Settings};
 use api::names::ResourceName;
 use api::storage::v1::{NvmeMultipath, NvmeRemoteController};
 use blk::State;
@@ -25,6 +25,34 @@ const QUEUE_SIZE_MAX: i64 = 65_534;
 
 /// See the file's head.
 pub(in crate::nvme) struct ControllerHandler(pub(in crate::nvme) Arc<Remotes>);
+
+/// What is known of a controller beside its I/O.
+fn facts(reconnects: u64, (paths, live): (usize, usize)) -> Vec<Fact> {
+    let fact = |name, help, value| Fact {
+        name,
+        help,
+        unit: "",
+        labels: Vec::new(),
+        value,
+    };
+    vec![
+        fact(
+            "nvme_remote_controller_reconnects",
+            "Associations made after the first of each path.",
+            FactValue::Counter(reconnects),
+        ),
+        fact(
+            "nvme_remote_controller_paths",
+            "Paths there are.",
+            FactValue::Gauge(paths as f64),
+        ),
+        fact(
+            "nvme_remote_controller_paths_live",
+            "Paths that serve.",
+            FactValue::Gauge(live as f64),
+        ),
+    ]
+}
 
 fn between(field: &str, value: i64, most: i64) -> Result<()> {
     if (0..=most).contains(&value) {
@@ -67,11 +95,30 @@ impl Handler<NvmeRemoteController> for ControllerHandler {
         Ok(())
     }
 
+    fn admit_settings(
+        &self,
+        _: &ResourceName,
+        _: &NvmeRemoteController,
+        settings: &Settings,
+    ) -> Result<()> {
+        settings::admit(&settings.read()?)
+    }
+
+    fn settings_in_force(
+        &self,
+        _: &ResourceName,
+        _: &NvmeRemoteController,
+        settings: &Settings,
+    ) -> Result<Settings> {
+        Ok(Settings::new(&settings::in_force(settings.read()?)))
+    }
+
     async fn create(&self, job: Job, spec: NvmeRemoteController) -> Result<NvmeRemoteController> {
         let known = self.0.all().contains_key(job.name.as_str());
         if known {
-            return self.change(&job.name, spec);
+            return self.change(&job, spec);
         }
+        let settings = job.settings()?;
         let world = &self.0.world;
         let rails = match spec.io_queues_count {
             0 => world.reactors.all().len(),
@@ -79,8 +126,15 @@ impl Handler<NvmeRemoteController> for ControllerHandler {
         };
         let entry = Entry {
             drive: Drive::new(world, job.name.id()),
-            remote: Remote::start(world, job.name.id(), rails, policy(&spec), Times::default()),
+            remote: Remote::start(
+                world,
+                job.name.id(),
+                rails,
+                policy(&spec, &settings),
+                settings::times(&settings),
+            ),
             spec: spec.clone(),
+            settings,
             paths: BTreeMap::new(),
         };
         self.0.all().insert(job.name.to_string(), entry);
@@ -129,7 +183,6 @@ impl Handler<NvmeRemoteController> for ControllerHandler {
             let health = Health::Offline("it could not be made yet".to_owned());
             return Observed {
                 health,
-                stats: None,
                 ..Default::default()
             };
         };
@@ -137,42 +190,42 @@ impl Handler<NvmeRemoteController> for ControllerHandler {
             (State::Online, State::Online) => Health::Online,
             (State::Offline(why), _) | (_, State::Offline(why)) => Health::Offline(why),
         };
-        let mut stats = drive.tally();
-        for path in remote.paths() {
-            stats.add(&path.stats.tally());
-        }
+        let mut count = remote.count();
+        count.stats.add(&drive.tally());
         Observed {
             health,
-            stats: Some(stats),
-            ..Default::default()
+            stats: Some(count.stats),
+            facts: facts(count.reconnects, remote.paths_live()),
         }
     }
 }
 
 impl ControllerHandler {
     /// Takes over new settings: the choice of paths at once, the rest by connecting anew.
-    fn change(
-        &self,
-        name: &ResourceName,
-        new: NvmeRemoteController,
-    ) -> Result<NvmeRemoteController> {
+    fn change(&self, job: &Job, new: NvmeRemoteController) -> Result<NvmeRemoteController> {
+        let settings: NvmeRemoteControllerSettings = job.settings()?;
         let mut all = self.0.all();
-        let Some(entry) = all.get_mut(name.as_str()) else {
-            return Err(Error::not_found(name.to_string()));
+        let Some(entry) = all.get_mut(job.name.as_str()) else {
+            return Err(Error::not_found(job.name.to_string()));
         };
+        let times = settings::times(&settings);
+        let policy = policy(&new, &settings);
         entry
             .remote
-            .change(|table| table.set_policy(policy(&new), engine::now()));
+            .change(|table| table.choose(policy, times, engine::now()));
+        for path in entry.remote.paths() {
+            path.mail.order(Order::Tune(times));
+        }
+        entry.settings = settings;
         let old = std::mem::replace(&mut entry.spec, new.clone());
         if (old.queue_size, &old.tcp) != (new.queue_size, &new.tcp) {
             for made in entry.paths.values() {
                 let Some(id) = made.path() else {
                     continue;
                 };
-                let wish = self.0.wish(&new, &made.spec, entry.remote.rails())?;
+                let wish = self.0.wish(&new, &made.spec, entry.remote.rails(), times)?;
                 if let Some(path) = entry.remote.path(id) {
-                    path.mail
-                        .order(crate::nvme::remote::Order::Reset(Some(wish)));
+                    path.mail.order(Order::Reset(Some(wish)));
                 }
             }
         }

@@ -3,6 +3,7 @@
 mod controller;
 mod namespace;
 mod path;
+mod settings;
 
 pub(super) use controller::ControllerHandler;
 pub(super) use namespace::NamespaceHandler;
@@ -15,6 +16,7 @@ use super::routes::{PathId, Policy};
 use super::session::Wish;
 use super::socket::Place;
 use api::error::{Error, Result};
+use api::ext::v1::{NvmeIoPolicy, NvmeRemoteControllerSettings};
 use api::names::ResourceName;
 use api::storage::v1::{NvmeMultipath, NvmePath, NvmeRemoteController};
 use engine::{Errand, Reactors, World};
@@ -60,6 +62,7 @@ struct Entry {
     /// What is behind a PCIe path; such a controller has no other.
     drive: Arc<Drive>,
     spec: NvmeRemoteController,
+    settings: NvmeRemoteControllerSettings,
     paths: BTreeMap<String, Made>,
 }
 
@@ -130,6 +133,7 @@ impl Remotes {
         controller: &NvmeRemoteController,
         path: &NvmePath,
         queues: u16,
+        times: Times,
     ) -> Result<Wish> {
         let fabrics = path.fabrics.clone().unwrap_or_default();
         let (hostnqn, hostid) = self.host(&fabrics.hostnqn)?;
@@ -145,7 +149,7 @@ impl Remotes {
         };
         Ok(Wish {
             names,
-            times: Times::default(),
+            times,
             digests: Digests {
                 header: tcp.hdgst,
                 data: tcp.ddgst,
@@ -210,10 +214,11 @@ pub(super) fn nqn(field: &str, text: &str) -> Result<Nqn> {
 }
 
 /// How paths are chosen. With one path there is nothing to choose.
-fn policy(spec: &NvmeRemoteController) -> Policy {
-    match spec.multipath() {
-        NvmeMultipath::Multipath => Policy::LeastDepth,
-        NvmeMultipath::Failover | NvmeMultipath::Disable | NvmeMultipath::Unspecified => {
+fn policy(spec: &NvmeRemoteController, settings: &NvmeRemoteControllerSettings) -> Policy {
+    match (spec.multipath(), settings.io_policy()) {
+        (NvmeMultipath::Multipath, NvmeIoPolicy::RoundRobin) => Policy::RoundRobin,
+        (NvmeMultipath::Multipath, _) => Policy::LeastDepth,
+        (NvmeMultipath::Failover | NvmeMultipath::Disable | NvmeMultipath::Unspecified, _) => {
             Policy::Failover
         }
     }

@@ -1,12 +1,12 @@
 //! The handler of `NvmePath`: one way to an array.
 
-use super::{Entry, Made, Remotes, Way, nqn, wait_for};
+use super::{Entry, Made, Remotes, Way, nqn, settings, wait_for};
 use crate::nvme::path::Condition;
 use crate::nvme::pcie::{Address, Drive};
 use crate::nvme::remote::Namespace;
 use crate::nvme::socket::Place;
 use api::error::{Error, Result};
-use api::handler::{Handler, Health, Job, Observed};
+use api::handler::{Fact, FactValue, Handler, Health, Job, Observed};
 use api::names::ResourceName;
 use api::storage::v1::{
     FabricsPath, NvmeAddressFamily, NvmeMultipath, NvmePath, NvmeTransportType,
@@ -15,6 +15,8 @@ use blk::State;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use wire::nvme::log::AnaState;
 
 const TRTYPE: &str = "nvme_path.trtype";
 pub(super) const TRADDR: &str = "nvme_path.traddr";
@@ -28,6 +30,69 @@ pub(super) const HOSTNQN: &str = "nvme_path.fabrics.hostnqn";
 
 /// Longest name of a host, in bytes (RFC 1035, 2.3.4).
 pub(in crate::nvme) const HOST_MAX: usize = 253;
+
+/// States of a path.
+const CONNECTING: &str = "connecting";
+const LIVE: &str = "live";
+const LOST: &str = "lost";
+
+/// Namespaces of a path whose state is told, at most: what is told of one path must leave room for
+/// others in a page and in a scrape.
+const NAMESPACES_TOLD_MAX: usize = 64;
+
+/// What is known of a path beside its I/O.
+fn facts(state: &'static str, reconnects: u64, shown: &[(u32, AnaState)]) -> Vec<Fact> {
+    let mut facts = vec![
+        Fact {
+            name: "nvme_path_state",
+            help: "Whether there is an association with the array.",
+            unit: "",
+            labels: Vec::new(),
+            value: FactValue::State {
+                now: state,
+                all: &[CONNECTING, LIVE, LOST],
+            },
+        },
+        Fact {
+            name: "nvme_path_reconnects",
+            help: "Associations made after the first.",
+            unit: "",
+            labels: Vec::new(),
+            value: FactValue::Counter(reconnects),
+        },
+    ];
+    let told = shown.iter().take(NAMESPACES_TOLD_MAX);
+    facts.extend(told.map(|(nsid, state)| Fact {
+        name: "nvme_path_ana_state",
+        help: "How well the array says that a namespace is reached through this path.",
+        unit: "",
+        labels: vec![("nsid", nsid.to_string())],
+        value: FactValue::State {
+            now: ana_word(*state),
+            all: &ANA_WORDS,
+        },
+    }));
+    facts
+}
+
+/// ANA states as nvme-cli spells them.
+const ANA_WORDS: [&str; 5] = [
+    "optimized",
+    "non-optimized",
+    "inaccessible",
+    "persistent-loss",
+    "change",
+];
+
+const fn ana_word(state: AnaState) -> &'static str {
+    ANA_WORDS[match state {
+        AnaState::Optimized => 0,
+        AnaState::NonOptimized => 1,
+        AnaState::Inaccessible => 2,
+        AnaState::PersistentLoss => 3,
+        AnaState::Change => 4,
+    }]
+}
 
 /// See the file's head.
 pub(in crate::nvme) struct PathHandler(pub(in crate::nvme) Arc<Remotes>);
@@ -272,7 +337,11 @@ impl Handler<NvmePath> for PathHandler {
             if old.is_some_and(|old| old.spec == spec) {
                 return Ok(spec);
             }
-            let wish = self.0.wish(&entry.spec, &spec, entry.remote.rails())?;
+            let wish = {
+                let times = settings::times(&entry.settings);
+                self.0
+                    .wish(&entry.spec, &spec, entry.remote.rails(), times)?
+            };
             (entry.remote.clone(), wish, old.and_then(Made::path))
         };
         // At a start nobody waits for arrays: what they carry comes back when they do.
@@ -342,16 +411,22 @@ impl Handler<NvmePath> for PathHandler {
                 };
             }
         };
-        let health = match remote.condition(id) {
-            Some(Condition::Live) => Health::Online,
-            Some(Condition::Lost(why)) => Health::Offline(why),
-            Some(Condition::New) | None => Health::Offline("it is being connected".to_owned()),
+        let (health, state) = match remote.condition(id) {
+            Some(Condition::Live) => (Health::Online, LIVE),
+            Some(Condition::Lost(why)) => (Health::Offline(why), LOST),
+            Some(Condition::New) | None => {
+                let health = Health::Offline("it is being connected".to_owned());
+                (health, CONNECTING)
+            }
         };
-        let stats = remote.path(id).map(|path| path.stats.tally());
+        let path = remote.path(id);
+        let reconnects = path
+            .as_ref()
+            .map_or(0, |path| path.reconnects.load(Ordering::Relaxed));
         Observed {
             health,
-            stats,
-            ..Default::default()
+            stats: path.map(|path| path.stats.tally()),
+            facts: facts(state, reconnects, &remote.ana_states(id)),
         }
     }
 }

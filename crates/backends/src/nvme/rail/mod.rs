@@ -5,16 +5,18 @@
 //! something and was sent on a connection that is lost is not sent again before the array has
 //! closed that connection or has had its time to quiesce (NVMe Base 2.1, 9.6).
 
+mod choice;
 mod conn;
 mod piece;
 #[cfg(test)]
 mod tests;
 
-use super::association::{Loss, Shape, Times, rank};
+use super::association::{Loss, Shape, Times};
 use super::link::Link;
-use super::routes::{Handle, PathId, Policy, Routes, Way};
+use super::routes::{Handle, PathId, Routes};
 use super::session;
 use blk::{Done, Io, IoError, Nanos, Op};
+use choice::Refused;
 use conn::{Conn, Sent, State};
 use piece::{Means, Parent, Piece, is_harmless};
 use slab::Slab;
@@ -68,7 +70,6 @@ pub(super) enum Wish {
 pub(super) struct Rail {
     /// The I/O queue of each association that is ours, from 1 on.
     qid: u16,
-    times: Times,
     routes: Arc<Routes>,
     conns: Vec<Conn>,
     parents: Slab<Parent>,
@@ -76,8 +77,8 @@ pub(super) struct Rail {
     waiting: VecDeque<Piece>,
     /// Pieces that are to be tried again later.
     later: VecDeque<(Nanos, Piece)>,
-    /// Ways that the array refused, until the routes change.
-    refused: Vec<(PathId, Handle)>,
+    /// Ways that the array refused.
+    refused: Refused,
     /// Where the search for the next path begins, for taking turns.
     turn: usize,
     wishes: Vec<Wish>,
@@ -86,16 +87,15 @@ pub(super) struct Rail {
 
 impl Rail {
     /// A rail that uses I/O queue `qid` of every path.
-    pub(super) fn new(qid: u16, times: Times) -> Self {
+    pub(super) fn new(qid: u16) -> Self {
         Self {
             qid,
-            times,
             routes: Arc::default(),
             conns: Vec::new(),
             parents: Slab::new(),
             waiting: VecDeque::new(),
             later: VecDeque::new(),
-            refused: Vec::new(),
+            refused: Refused::default(),
             turn: 0,
             wishes: Vec::new(),
             reports: Vec::new(),
@@ -106,6 +106,10 @@ impl Rail {
     pub(super) fn set_routes(&mut self, routes: Arc<Routes>, now: Nanos) {
         self.routes = routes;
         self.refused.clear();
+        let look = now + Nanos(self.routes.times.io.0 / 4);
+        for conn in &mut self.conns {
+            conn.look = conn.look.map(|at| at.min(look));
+        }
         let current = |conn: &Conn| {
             let path = self.routes.path(conn.id.path);
             path.is_some_and(|path| path.epoch == conn.id.epoch)
@@ -127,7 +131,7 @@ impl Rail {
                 .iter()
                 .any(|conn| conn.id.path == path.id && conn.id.epoch == path.epoch);
             if !known && self.qid <= path.association.queues {
-                let conn = Conn::new(path, now + self.times.admin);
+                let conn = Conn::new(path, now + self.routes.times.admin);
                 self.wishes.push(Wish::Open(conn.id));
                 self.conns.push(conn);
             }
@@ -196,6 +200,11 @@ impl Rail {
         given
     }
 
+    /// How long things may take.
+    pub(super) fn times(&self) -> &Times {
+        &self.routes.times
+    }
+
     /// What is to be done with sockets.
     pub(super) fn wishes(&mut self) -> std::vec::Drain<'_, Wish> {
         self.wishes.drain(..)
@@ -213,7 +222,7 @@ impl Rail {
 
     /// A socket that was asked for is open.
     pub(super) fn opened(&mut self, id: ConnId, now: Nanos) {
-        let until = now + self.times.admin;
+        let until = now + self.routes.times.admin;
         match self.conn(id) {
             Some(conn) if matches!(conn.state, State::Opening(_)) => conn.opened(now, until),
             _ => self.wishes.push(Wish::Close(id)),
@@ -268,6 +277,7 @@ impl Rail {
             self.waiting
                 .extend(self.later.pop_front().map(|(_, piece)| piece));
         }
+        self.refused.expire(now);
         let due = |conn: &Conn| conn.deadline().is_some_and(|at| at <= now);
         let ids: Vec<ConnId> = self.conns.iter().filter(|c| due(c)).map(|c| c.id).collect();
         for id in ids {
@@ -281,12 +291,12 @@ impl Rail {
     pub(super) fn deadline(&self) -> Option<Nanos> {
         let conns = self.conns.iter().filter_map(Conn::deadline).min();
         let later = self.later.front().map(|(at, _)| *at);
-        let first = self
-            .waiting
-            .front()
-            .map(|piece| self.parents[piece.parent].since);
-        let given_up = first.map(|since| since + self.times.loss);
-        [conns, later, given_up].into_iter().flatten().min()
+        let first = self.waiting.front().map(|p| &self.parents[p.parent]);
+        let first = first.filter(|parent| !self.is_reachable(parent.ticket.handle));
+        let given_up = first.map(|parent| parent.since + self.patience());
+        let refused = self.refused.deadline();
+        let all = [conns, later, given_up, refused];
+        all.into_iter().flatten().min()
     }
 
     fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
@@ -294,7 +304,7 @@ impl Rail {
     }
 
     fn expire_conn(&mut self, id: ConnId, now: Nanos) {
-        let slowest = self.times.io;
+        let slowest = self.routes.times.io;
         let Some(at) = self.conns.iter().position(|conn| conn.id == id) else {
             return;
         };
@@ -331,16 +341,24 @@ impl Rail {
 
     /// Fails what has waited too long, or waits for nothing.
     fn give_up(&mut self, now: Nanos) {
-        let (parents, loss) = (&self.parents, self.times.loss);
-        let (late, rest): (VecDeque<Piece>, VecDeque<Piece>) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|piece| {
-                self.routes.hopeless || now.since(parents[piece.parent].since) >= loss
-            });
+        let waiting = std::mem::take(&mut self.waiting);
+        let is_late = |piece: &Piece| {
+            let parent = &self.parents[piece.parent];
+            let late = now.since(parent.since) >= self.patience();
+            self.routes.hopeless || late && !self.is_reachable(parent.ticket.handle)
+        };
+        let (late, rest): (VecDeque<Piece>, VecDeque<Piece>) =
+            waiting.into_iter().partition(is_late);
         self.waiting = rest;
         for piece in late {
             self.end(&piece, Err(IoError::Transport));
         }
+    }
+
+    /// How long an I/O waits while paths serve and none of them takes it: to reconnect a queue, or
+    /// to follow a change of ANA states, takes its time even where nothing waits for a lost array.
+    fn patience(&self) -> Nanos {
+        self.routes.times.loss.max(self.routes.times.admin)
     }
 
     /// Sends a piece on the best path, as far as it fits; what does not fit waits behind it. False
@@ -397,7 +415,8 @@ impl Rail {
                 conn.sent[usize::from(cid)] = Some(sent);
                 conn.in_flight += 1;
                 conn.counters.start();
-                conn.look.get_or_insert(now + Nanos(self.times.io.0 / 4));
+                conn.look
+                    .get_or_insert(now + Nanos(self.routes.times.io.0 / 4));
             }
             Err(unsent) => {
                 // There was room a moment ago, so this is not expected; nothing is lost by it.
@@ -418,38 +437,6 @@ impl Rail {
             }
         }
         true
-    }
-
-    /// The best connection for a namespace that has room.
-    fn choose(&self, handle: Handle, ways: &[Way]) -> Option<(usize, Way)> {
-        let mut best: Option<(u8, usize, usize, Way)> = None;
-        let (turn, count) = (self.turn, self.conns.len());
-        for step in 0..count {
-            let at = match self.routes.policy {
-                Policy::Failover => step,
-                Policy::LeastDepth => (turn + step) % count,
-            };
-            let conn = &self.conns[at];
-            let Some(way) = ways.iter().find(|way| way.path == conn.id.path) else {
-                continue;
-            };
-            let Some(rank) = rank(way.state) else {
-                continue;
-            };
-            if !matches!(conn.state, State::Ready) || self.refused.contains(&(way.path, handle)) {
-                continue;
-            }
-            let depth = match self.routes.policy {
-                Policy::LeastDepth => conn.in_flight,
-                // The path that is used keeps being used, even while its queue is full.
-                Policy::Failover => 0,
-            };
-            if best.is_none_or(|(r, d, ..)| (rank, depth) < (r, d)) {
-                best = Some((rank, depth, at, *way));
-            }
-        }
-        let (_, _, at, way) = best?;
-        self.conns[at].has_room().then_some((at, way))
     }
 
     /// Acts on a completion.
@@ -540,9 +527,7 @@ impl Rail {
     fn again(&mut self, piece: Piece, path: PathId, verdict: Verdict, now: Nanos) {
         if verdict == Verdict::Elsewhere {
             let handle = self.parents[piece.parent].ticket.handle;
-            if !self.refused.contains(&(path, handle)) {
-                self.refused.push((path, handle));
-            }
+            self.refused.add(path, handle, now);
             self.reports.push(Report::AnaChanged(path));
             // It was not done, and its path does not count.
             let tries = piece.tries - 1;
@@ -558,15 +543,6 @@ impl Rail {
             return self.end(&piece, Err(IoError::Transport));
         }
         self.later.push_back((now + RETRY_PAUSE, piece));
-    }
-
-    /// Whether every path that should serve a namespace has refused to.
-    fn is_refused_everywhere(&self, handle: Handle) -> bool {
-        let Some(route) = self.routes.to(handle) else {
-            return false;
-        };
-        let mut good = route.ways.iter().filter(|way| rank(way.state).is_some());
-        good.all(|way| self.refused.contains(&(way.path, handle)))
     }
 
     /// Puts a piece back to be sent at once, unless it was sent too often.

@@ -129,8 +129,12 @@ impl World {
             depth: 1 + dice.below(8) as u16,
         };
         let policies = [Policy::Failover, Policy::LeastDepth];
-        let policy = policies[dice.below(2) as usize];
-        let mut table = Table::new(policy, times.loss);
+        let drawn = policies[dice.below(2) as usize];
+        let policy = match seed % 4 {
+            3 => Policy::RoundRobin,
+            _ => drawn,
+        };
+        let mut table = Table::new(policy, times);
         let mut paths = Vec::new();
         for path in 0..PATHS {
             paths.push(Path::new(wish.clone(), dice.next(), Nanos(0)));
@@ -147,7 +151,7 @@ impl World {
             up: [true; PATHS],
             paths,
             table,
-            rail: Rail::new(1, times),
+            rail: Rail::new(1),
             routed: None,
             users: BTreeMap::new(),
             histories: vec![History::new(); BLOCKS as usize],
