@@ -7,6 +7,7 @@
 
 use api::handler::{Fact, FactValue, Health, Observed};
 use blk::{BUCKETS, Op, OpStats, bucket_upper_ns};
+use control::{Condition, Sight};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -24,6 +25,27 @@ pub struct Row {
     pub name: String,
     /// What can be seen of it.
     pub observed: Observed,
+}
+
+impl From<Sight> for Row {
+    fn from(sight: Sight) -> Self {
+        let health = match sight.condition {
+            Condition::Ready => Health::Online,
+            Condition::Offline(reason) | Condition::Failed(reason) => Health::Offline(reason),
+            Condition::Pending => Health::Offline("pending".to_owned()),
+            Condition::Deleting => Health::Offline("deleting".to_owned()),
+        };
+        let observed = Observed {
+            health,
+            stats: sight.stats,
+            facts: sight.facts,
+        };
+        Self {
+            kind: &sight.name.kind().collection,
+            name: sight.name.to_string(),
+            observed,
+        }
+    }
 }
 
 /// What is true of the process as a whole.

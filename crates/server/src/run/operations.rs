@@ -1,12 +1,11 @@
 //! What operators and their tools look at: `/metrics`, `/healthz`, `/readyz`, gRPC health.
 
-use api::handler::{Health, Observed};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use control::{Catalogue, Condition, Sight};
+use control::Catalogue;
 use engine::{Backend, Reactors};
 use tonic_health::server::HealthReporter;
 
@@ -93,26 +92,7 @@ fn rows(catalogue: &Catalogue) -> Vec<Row> {
     let sights = names
         .into_iter()
         .filter_map(|name| catalogue.sight(name.as_str()).ok());
-    sights.map(row).collect()
-}
-
-fn row(sight: Sight) -> Row {
-    let health = match sight.condition {
-        Condition::Ready => Health::Online,
-        Condition::Offline(reason) | Condition::Failed(reason) => Health::Offline(reason),
-        Condition::Pending => Health::Offline("pending".to_owned()),
-        Condition::Deleting => Health::Offline("deleting".to_owned()),
-    };
-    let observed = Observed {
-        health,
-        stats: sight.stats,
-        facts: sight.facts,
-    };
-    Row {
-        kind: &sight.name.kind().collection,
-        name: sight.name.to_string(),
-        observed,
-    }
+    sights.map(Row::from).collect()
 }
 
 /// Says SERVING for the whole server and for each of its services once everything is back, and
