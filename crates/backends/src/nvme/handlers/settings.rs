@@ -155,16 +155,16 @@ mod tests {
                 s.controller_loss_timeout_s = Some(-2);
             }),
             ("keep_alive_timeout_ms", |s| {
-                s.keep_alive_timeout_ms = Some(0)
+                s.keep_alive_timeout_ms = Some(0);
             }),
             ("connect_timeout_ms", |s| s.connect_timeout_ms = Some(99)),
             ("io_timeout_ms", |s| s.io_timeout_ms = Some(u32::MAX)),
             ("reconnect_delay_ms_max", |s| {
-                s.reconnect_delay_ms_max = Some(9)
+                s.reconnect_delay_ms_max = Some(9);
             }),
             // Against the default of the other.
             ("reconnect_delay_ms_min", |s| {
-                s.reconnect_delay_ms_min = Some(10_001)
+                s.reconnect_delay_ms_min = Some(10_001);
             }),
         ];
         for (field, change) in wrong {
