@@ -154,9 +154,8 @@ impl Path {
 
     /// Shuts the controller down, if there is one. [`Path::link`] is none once that has ended.
     pub(super) fn stop(&mut self, now: Nanos) {
-        match &mut self.state {
-            State::Open(session) => session.shut_down(now),
-            State::Waiting(_) | State::Opening(_) => self.state = State::Waiting(now),
+        if let State::Open(session) = &mut self.state {
+            session.shut_down(now);
         }
     }
 

@@ -194,6 +194,17 @@ impl PathActor {
         }
     }
 
+    /// Whether it was to stop and has; then all is closed.
+    fn has_ended(&mut self, cx: &mut Cx<'_>) -> bool {
+        let ended = self.stopping && self.path.link().is_none();
+        if ended {
+            self.close(cx);
+            self.shared.tried.open();
+            self.shared.ended.open();
+        }
+        ended
+    }
+
     fn deadline(&self) -> Option<Nanos> {
         let table = self.remote.deadline();
         [self.path.deadline(), table].into_iter().flatten().min()
@@ -209,6 +220,10 @@ impl Actor for PathActor {
     fn run(&mut self, cx: &mut Cx<'_>) -> Next {
         let now = cx.now();
         self.orders(now);
+        // Before anything is connected again.
+        if self.has_ended(cx) {
+            return Next::Gone;
+        }
         if self.remote.deadline().is_some_and(|at| at <= now) {
             self.remote.change(|table| table.expire(now));
         }
@@ -218,10 +233,7 @@ impl Actor for PathActor {
         self.connect(now, cx);
         self.send();
         self.work(now, cx);
-        if self.stopping && self.path.link().is_none() {
-            self.close(cx);
-            self.shared.tried.open();
-            self.shared.ended.open();
+        if self.has_ended(cx) {
             return Next::Gone;
         }
         match more {

@@ -426,17 +426,18 @@ impl Rail {
                 self.waiting.push_back(piece);
             }
         }
-        // The rest of a piece that was cut follows at once, where it fits.
-        while let Some(rest) = self
-            .waiting
-            .pop_front_if(|rest| rest.parent == piece.parent)
-        {
+        self.send_rest(piece.parent, now);
+        true
+    }
+
+    /// The rest of a piece that was cut follows at once, where it fits.
+    fn send_rest(&mut self, parent: usize, now: Nanos) {
+        while let Some(rest) = self.waiting.pop_front_if(|rest| rest.parent == parent) {
             if !self.send(rest, now) {
                 self.waiting.push_front(rest);
                 break;
             }
         }
-        true
     }
 
     /// Acts on a completion.

@@ -42,96 +42,104 @@ fn check(cases: &[Case]) {
     other.delete();
 }
 
+/// Lies told while a connection is initialised.
+const INIT_LIES: &[Case] = &[
+    (
+        "PFV",
+        At::Init,
+        Lie::Bytes(|_| ic_resp_with(8, 1)),
+        "PFV is not 0",
+        Some(6),
+    ),
+    (
+        "CPDA",
+        At::Init,
+        Lie::Bytes(|_| ic_resp_with(10, 32)),
+        "CPDA",
+        Some(1),
+    ),
+    (
+        "DGST",
+        At::Init,
+        Lie::Bytes(|_| ic_resp_with(11, 3)),
+        "DGST",
+        Some(1),
+    ),
+    (
+        "MAXH2CDATA",
+        At::Init,
+        Lie::Bytes(|_| ic_resp_with(13, 0)),
+        "MAXH2CDATA",
+        Some(1),
+    ),
+    (
+        "HLEN",
+        At::Init,
+        Lie::Bytes(|_| ic_resp_with(2, 24)),
+        "HLEN",
+        Some(1),
+    ),
+    (
+        "PLEN",
+        At::Init,
+        Lie::Bytes(|_| ic_resp_with(4, 129)),
+        "PLEN must be 128",
+        Some(1),
+    ),
+    (
+        "type",
+        At::Init,
+        Lie::Bytes(stranger),
+        "type of PDU",
+        Some(1),
+    ),
+    (
+        "ICReq back",
+        At::Init,
+        Lie::Bytes(|_| ic_resp_with(0, 0)),
+        "type of PDU",
+        Some(1),
+    ),
+    (
+        "early",
+        At::Init,
+        Lie::Bytes(|_| success(0)),
+        "not initialised",
+        Some(2),
+    ),
+    (
+        "twice",
+        At::Init,
+        Lie::Bytes(|_| [ic_resp(0), ic_resp(0)].concat()),
+        "initialised already",
+        Some(2),
+    ),
+    (
+        "TermReq",
+        At::Init,
+        Lie::Bytes(term_req),
+        "the array ended the connection",
+        None,
+    ),
+    (
+        "cut",
+        At::Init,
+        Lie::Cut,
+        "the array closed the connection",
+        None,
+    ),
+    (
+        "I/O queue",
+        At::QueueInit,
+        Lie::Bytes(|_| ic_resp_with(8, 1)),
+        "PFV is not 0",
+        Some(6),
+    ),
+];
+
 #[test]
 fn a_connection_that_is_initialised_wrongly_is_terminated() {
-    let bytes = Lie::Bytes;
-    check(&[
-        (
-            "PFV",
-            At::Init,
-            bytes(|_| ic_resp_with(8, 1)),
-            "PFV is not 0",
-            Some(6),
-        ),
-        (
-            "CPDA",
-            At::Init,
-            bytes(|_| ic_resp_with(10, 32)),
-            "CPDA",
-            Some(1),
-        ),
-        (
-            "DGST",
-            At::Init,
-            bytes(|_| ic_resp_with(11, 3)),
-            "DGST",
-            Some(1),
-        ),
-        (
-            "MAXH2CDATA",
-            At::Init,
-            bytes(|_| ic_resp_with(13, 0)),
-            "MAXH2CDATA",
-            Some(1),
-        ),
-        (
-            "HLEN",
-            At::Init,
-            bytes(|_| ic_resp_with(2, 24)),
-            "HLEN",
-            Some(1),
-        ),
-        (
-            "PLEN",
-            At::Init,
-            bytes(|_| ic_resp_with(4, 129)),
-            "PLEN must be 128",
-            Some(1),
-        ),
-        ("type", At::Init, bytes(stranger), "type of PDU", Some(1)),
-        (
-            "ICReq back",
-            At::Init,
-            bytes(|_| ic_resp_with(0, 0)),
-            "type of PDU",
-            Some(1),
-        ),
-        (
-            "early",
-            At::Init,
-            bytes(|_| success(0)),
-            "not initialised",
-            Some(2),
-        ),
-        (
-            "twice",
-            At::Init,
-            bytes(|_| [ic_resp(0), ic_resp(0)].concat()),
-            "initialised already",
-            Some(2),
-        ),
-        (
-            "TermReq",
-            At::Init,
-            bytes(term_req),
-            "the array ended the connection",
-            None,
-        ),
-        (
-            "cut",
-            At::Init,
-            Lie::Cut,
-            "the array closed the connection",
-            None,
-        ),
-        (
-            "I/O queue",
-            At::QueueInit,
-            bytes(|_| ic_resp_with(8, 1)),
-            "PFV is not 0",
-            Some(6),
-        ),
-    ]);
+    check(INIT_LIES);
 }
 
 /// C2HTermReq about byte 8 of a header.
@@ -166,82 +174,84 @@ fn a_refused_connect_says_with_which_status() {
     check(&all);
 }
 
+/// Lies of a controller about itself.
+const CONTROLLER_LIES: &[Case] = &[
+    (
+        "CFS",
+        At::ControllerStatus,
+        Lie::Result(2),
+        "CSTS.CFS",
+        None,
+    ),
+    (
+        "all ones",
+        At::ControllerStatus,
+        Lie::Result(u64::MAX),
+        "CSTS.CFS",
+        None,
+    ),
+    ("CAP", At::Capabilities, Lie::Result(0), "CAP.MQES", None),
+    (
+        "CNTLID",
+        At::Connect,
+        Lie::Result(0xfff0),
+        "controller ID",
+        None,
+    ),
+    (
+        "another",
+        At::Connect,
+        Lie::Result(8),
+        "controller ID",
+        None,
+    ),
+    (
+        "ATR",
+        At::Connect,
+        Lie::Result(0x2_0007),
+        "authentication",
+        None,
+    ),
+    (
+        "short",
+        At::Controller,
+        Lie::Data(|page| page.truncate(4095)),
+        "cut short",
+        None,
+    ),
+    (
+        "nothing",
+        At::Controller,
+        Lie::Data(Vec::clear),
+        "cut short",
+        None,
+    ),
+    (
+        "NQN",
+        At::Controller,
+        Lie::Data(|page| page[770] ^= 1),
+        "the array says it is",
+        None,
+    ),
+    (
+        "type",
+        At::Controller,
+        Lie::Data(|page| page[111] = 2),
+        "no controller for I/O",
+        None,
+    ),
+    (
+        "status",
+        At::Queues,
+        Lie::Status(Status::INTERNAL_ERROR),
+        "Number of Queues was refused: Internal Error",
+        None,
+    ),
+];
+
 #[test]
 fn a_controller_that_talks_nonsense_of_itself_is_not_used() {
-    let data = Lie::Data;
-    check(&[
-        (
-            "CFS",
-            At::ControllerStatus,
-            Lie::Result(2),
-            "CSTS.CFS",
-            None,
-        ),
-        (
-            "all ones",
-            At::ControllerStatus,
-            Lie::Result(u64::MAX),
-            "CSTS.CFS",
-            None,
-        ),
-        ("CAP", At::Capabilities, Lie::Result(0), "CAP.MQES", None),
-        (
-            "CNTLID",
-            At::Connect,
-            Lie::Result(0xfff0),
-            "controller ID",
-            None,
-        ),
-        (
-            "another",
-            At::Connect,
-            Lie::Result(8),
-            "controller ID",
-            None,
-        ),
-        (
-            "ATR",
-            At::Connect,
-            Lie::Result(0x2_0007),
-            "authentication",
-            None,
-        ),
-        (
-            "short",
-            At::Controller,
-            data(|page| page.truncate(4095)),
-            "cut short",
-            None,
-        ),
-        (
-            "nothing",
-            At::Controller,
-            data(Vec::clear),
-            "cut short",
-            None,
-        ),
-        (
-            "NQN",
-            At::Controller,
-            data(|page| page[770] ^= 1),
-            "the array says it is",
-            None,
-        ),
-        (
-            "type",
-            At::Controller,
-            data(|page| page[111] = 2),
-            "no controller for I/O",
-            None,
-        ),
-        (
-            "status",
-            At::Queues,
-            Lie::Status(Status::INTERNAL_ERROR),
-            "Number of Queues was refused: Internal Error",
-            None,
-        ),
-    ]);
+    check(CONTROLLER_LIES);
 }
 
 #[test]
@@ -286,103 +296,111 @@ fn what_is_no_answer_to_an_admin_command_is_terminated() {
     ]);
 }
 
+/// Lists and log pages that cannot be.
+const PAGE_LIES: &[Case] = &[
+    (
+        "twice",
+        At::List,
+        Lie::Data(|page| page[4] = 1),
+        "names 1 after 1",
+        None,
+    ),
+    (
+        "descending",
+        At::List,
+        Lie::Data(|page| page[0] = 9),
+        "names 2 after 9",
+        None,
+    ),
+    (
+        "all",
+        At::List,
+        Lie::Data(|page| page[4..8].fill(0xff)),
+        "names 4294967295",
+        None,
+    ),
+    (
+        "list",
+        At::List,
+        Lie::Data(|page| page.truncate(4)),
+        "Active Namespaces: the data are",
+        None,
+    ),
+    (
+        "data",
+        At::Namespace,
+        Lie::Data(|page| page.truncate(100)),
+        "Namespace: the data are",
+        None,
+    ),
+    (
+        "ids",
+        At::Descriptors,
+        Lie::Data(|page| page.truncate(40)),
+        "Descriptors: the data are",
+        None,
+    ),
+    (
+        "NIDL",
+        At::Descriptors,
+        Lie::Data(|page| page[1] = 15),
+        "identifiers of namespace 1",
+        None,
+    ),
+    (
+        "later",
+        At::Namespace,
+        Lie::Status(Status::TRANSIENT_TRANSPORT),
+        "Identify Namespace was refused: Transient Transport Error",
+        None,
+    ),
+    (
+        "garbage",
+        At::Ana,
+        Lie::Data(|page| page.fill(0xff)),
+        "the ANA log page",
+        None,
+    ),
+    (
+        "too many",
+        At::Ana,
+        Lie::Data(|page| page[8] = 200),
+        "the ANA log page",
+        None,
+    ),
+    (
+        "NSIDs",
+        At::Ana,
+        Lie::Data(|page| page[20] = 200),
+        "the ANA log page",
+        None,
+    ),
+    (
+        "state",
+        At::Ana,
+        Lie::Data(|page| page[32] = 7),
+        "ANA state",
+        None,
+    ),
+    (
+        "empty",
+        At::Ana,
+        Lie::Data(Vec::clear),
+        "the ANA log page",
+        None,
+    ),
+    (
+        "group twice",
+        At::Ana,
+        Lie::Data(|page| page[48] = 1),
+        "ANA group 1 twice",
+        None,
+    ),
+];
+
 #[test]
 fn lists_and_log_pages_that_cannot_be_are_refused_by_name() {
-    let data = Lie::Data;
-    check(&[
-        (
-            "twice",
-            At::List,
-            data(|page| page[4] = 1),
-            "names 1 after 1",
-            None,
-        ),
-        (
-            "descending",
-            At::List,
-            data(|page| page[0] = 9),
-            "names 2 after 9",
-            None,
-        ),
-        (
-            "all",
-            At::List,
-            data(|page| page[4..8].fill(0xff)),
-            "names 4294967295",
-            None,
-        ),
-        (
-            "list",
-            At::List,
-            data(|page| page.truncate(4)),
-            "Active Namespaces: the data are",
-            None,
-        ),
-        (
-            "data",
-            At::Namespace,
-            data(|page| page.truncate(100)),
-            "Namespace: the data are",
-            None,
-        ),
-        (
-            "ids",
-            At::Descriptors,
-            data(|page| page.truncate(40)),
-            "Descriptors: the data are",
-            None,
-        ),
-        (
-            "NIDL",
-            At::Descriptors,
-            data(|page| page[1] = 15),
-            "identifiers of namespace 1",
-            None,
-        ),
-        (
-            "later",
-            At::Namespace,
-            Lie::Status(Status::TRANSIENT_TRANSPORT),
-            "Identify Namespace was refused: Transient Transport Error",
-            None,
-        ),
-        (
-            "garbage",
-            At::Ana,
-            data(|page| page.fill(0xff)),
-            "the ANA log page",
-            None,
-        ),
-        (
-            "too many",
-            At::Ana,
-            data(|page| page[8] = 200),
-            "the ANA log page",
-            None,
-        ),
-        (
-            "NSIDs",
-            At::Ana,
-            data(|page| page[20] = 200),
-            "the ANA log page",
-            None,
-        ),
-        (
-            "state",
-            At::Ana,
-            data(|page| page[32] = 7),
-            "ANA state",
-            None,
-        ),
-        ("empty", At::Ana, data(Vec::clear), "the ANA log page", None),
-        (
-            "group twice",
-            At::Ana,
-            data(|page| page[48] = 1),
-            "ANA group 1 twice",
-            None,
-        ),
-    ]);
+    check(PAGE_LIES);
 }
 
 #[test]

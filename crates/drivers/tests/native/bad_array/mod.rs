@@ -21,8 +21,6 @@ use std::time::{Duration, Instant};
 
 /// How long anything may take on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks, so that the many threads here leave the processors to what they look at.
-const LOOK_AGAIN: Duration = Duration::from_micros(200);
 /// Blocks of the I/O that the tests do.
 const IO_BLOCKS: u32 = 8;
 
@@ -154,7 +152,7 @@ fn wait(what: &str, mut look: impl FnMut() -> Result<(), String>) {
     let begun = Instant::now();
     while let Err(found) = look() {
         assert!(begun.elapsed() < PATIENCE, "{what}: {found}");
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::yield_now();
     }
 }
 
