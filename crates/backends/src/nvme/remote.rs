@@ -181,6 +181,8 @@ pub(super) struct Remote {
     rails: Arc<[Arc<RailBox>]>,
     ended: AtomicBool,
     keep: Arc<dyn Keep>,
+    /// Until then those who use namespaces may not be there yet.
+    restored: Arc<Latch>,
     /// Under which key namespaces are remembered.
     key: String,
 }
@@ -211,6 +213,7 @@ impl Remote {
             rails: (0..count).map(|_| Arc::default()).collect(),
             ended: AtomicBool::new(false),
             keep: world.keep.clone(),
+            restored: world.restored.clone(),
             key,
         });
         let remembered = memory::read(&remembered);
@@ -369,6 +372,10 @@ impl Remote {
     /// Forgets namespaces that the array has no more and that nobody uses. Whoever is given a
     /// namespace gets it under the same lock, so nobody is left with one that is forgotten.
     pub(super) fn forget_unused(&self) {
+        // Another namespace would get the number of one whose user is not back yet.
+        if !self.restored.is_open() {
+            return;
+        }
         self.change_all(|Inner { table, given, .. }| {
             let is_used = |handle| {
                 let given: Option<&Given> = given.get(&handle);
@@ -448,5 +455,52 @@ impl Inner {
             }
         }
         news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::association::{Key, Shape};
+    use super::super::memory::Remembered;
+    use super::*;
+    use blk::Geometry;
+    use engine::{KeepDone, Options};
+
+    /// Holds one value.
+    struct Kept(Vec<u8>);
+
+    impl Keep for Kept {
+        fn get(&self, _: &str) -> Option<Vec<u8>> {
+            Some(self.0.clone())
+        }
+        fn put(&self, _: &str, _: Option<Vec<u8>>, done: KeepDone) {
+            done(Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_start_forgets_no_namespace_before_its_users_are_back() {
+        let one = Remembered {
+            key: Key::Global([7; 16], [0; 16], [0; 8]),
+            id: "n1".to_owned(),
+            nsid: 1,
+            shape: Shape {
+                geometry: Geometry::new(4096, 8),
+                boundary_blocks: 0,
+                deallocated_zeroes: false,
+            },
+        };
+        let world = World {
+            reactors: Reactors::start(&Options::default()).unwrap(),
+            keep: Arc::new(Kept(memory::write(&[one]))),
+            restored: Arc::default(),
+        };
+        let remote = Remote::start(&world, "rc", 1, Policy::Failover, Times::default());
+        remote.forget_unused();
+        assert_eq!(remote.namespaces().len(), 1);
+        world.restored.open();
+        remote.forget_unused();
+        assert_eq!(remote.namespaces().len(), 0);
+        remote.end();
     }
 }
