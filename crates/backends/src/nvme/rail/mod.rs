@@ -455,7 +455,7 @@ impl Rail {
                 let why = format!("Connect of an I/O queue was refused: {name}");
                 return Err(Loss::new(why));
             }
-            conn.connected();
+            self.connected(at);
             return Ok(());
         }
         let cid = usize::from(done.cid);
@@ -473,6 +473,16 @@ impl Rail {
         }
         conn.in_flight -= 1;
         self.answered(at, sent, done, now)
+    }
+
+    /// A queue is ready. It stands behind those that were ready before it, so that failover stays
+    /// with the path that it uses.
+    fn connected(&mut self, at: usize) {
+        let mut conn = self.conns.remove(at);
+        conn.connected();
+        let is_ready = |conn: &Conn| matches!(conn.state, State::Ready);
+        let place = self.conns.iter().position(|conn| !is_ready(conn));
+        self.conns.insert(place.unwrap_or(self.conns.len()), conn);
     }
 
     /// Acts on the answer to a command of an I/O.

@@ -78,7 +78,8 @@ fn connected(routes: Routes) -> Rail {
         let link = rail.link(id).unwrap();
         link.receive(&answer, Nanos(0)).unwrap();
         assert!(matches!(link.next_event(), Some(HostEvent::Ready(_))));
-        rail.conn(id).unwrap().state = State::Ready;
+        let at = rail.conns.iter().position(|conn| conn.id == id).unwrap();
+        rail.connected(at);
     }
     rail.wishes().for_each(drop);
     rail
@@ -250,4 +251,24 @@ fn a_path_that_refused_is_asked_again_even_if_nothing_is_heard_of_its_states() {
     assert!(again <= Nanos::from_secs(1), "{again:?}");
     rail.expire(again);
     assert_eq!((depths(&rail), rail.waiting.len()), (vec![1], 0));
+}
+
+#[test]
+fn failover_stays_with_the_path_that_was_ready_first() {
+    let routes = Routes {
+        policy: Policy::Failover,
+        ..routes_over(2, 1)
+    };
+    let mut rail = connected(routes);
+    rail.conns[0].state = State::Making(Nanos(u64::MAX));
+    let late = rail.conns[0].id;
+    let send = |rail: &mut Rail| {
+        rail.submit(TICKET, read(), Nanos(0));
+        rail.dispatch(Nanos(0));
+        let conn = rail.conns.iter().find(|conn| conn.id == late).unwrap();
+        conn.in_flight
+    };
+    assert_eq!(send(&mut rail), 0);
+    rail.connected(0);
+    assert_eq!(send(&mut rail), 0, "the other path is used and serves");
 }
