@@ -298,15 +298,12 @@ pub(super) async fn join(
     let path = match there {
         Some(path) => path.name.clone(),
         None => {
-            let taken = |id: &String| paths.iter().any(|path| self::id(&path.name) == id);
-            let mut ids = (0..).map(|n| format!("p{n}"));
-            let request = CreateNvmePathRequest {
-                parent: controller.clone(),
-                nvme_path: Some(wish),
-                nvme_path_id: ids.find(|id| !taken(id)).unwrap_or_default(),
-            };
-            let made: NvmePath = client.typed(&method("CreateNvmePath"), &request).await?;
-            made.name
+            let made = create_path(client, &controller, paths, wish).await;
+            if made.is_err() && !known.iter().any(|one| one.controller.name == controller) {
+                // Made for this path; the first failure is the one to tell.
+                let _ = delete_controller(client, controller.clone()).await;
+            }
+            made?
         }
     };
     let wait = matches
@@ -319,6 +316,34 @@ pub(super) async fn join(
         controller,
         path,
     })
+}
+
+async fn delete_controller(client: &Client, name: String) -> Result<()> {
+    let request = DeleteNvmeRemoteControllerRequest {
+        name,
+        allow_missing: true,
+    };
+    client
+        .typed(&method("DeleteNvmeRemoteController"), &request)
+        .await
+}
+
+/// Makes a path beside these, under the first free id; returns its name.
+async fn create_path(
+    client: &Client,
+    controller: &str,
+    paths: &[NvmePath],
+    wish: NvmePath,
+) -> Result<String> {
+    let taken = |id: &String| paths.iter().any(|path| self::id(&path.name) == id);
+    let mut ids = (0..).map(|n| format!("p{n}"));
+    let request = CreateNvmePathRequest {
+        parent: controller.to_owned(),
+        nvme_path: Some(wish),
+        nvme_path_id: ids.find(|id| !taken(id)).unwrap_or_default(),
+    };
+    let made: NvmePath = client.typed(&method("CreateNvmePath"), &request).await?;
+    Ok(made.name)
 }
 
 /// Prints the names of the namespaces that are known of an array.
@@ -415,13 +440,7 @@ pub(crate) async fn disconnect(cx: &Cx<'_>, matches: &ArgMatches) -> Result<()> 
             let () = client.typed(&method("DeleteNvmePath"), &request).await?;
         }
         let name = one.controller.name;
-        let request = DeleteNvmeRemoteControllerRequest {
-            name: name.clone(),
-            allow_missing: true,
-        };
-        let () = client
-            .typed(&method("DeleteNvmeRemoteController"), &request)
-            .await?;
+        delete_controller(&client, name.clone()).await?;
         cx.print(&format!("{name} disconnected\n"))?;
     }
     Ok(())

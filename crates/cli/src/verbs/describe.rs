@@ -82,7 +82,7 @@ fn maybe_shown<S: serde::Serializer>(
 
 pub(super) fn line(text: &mut String, label: &str, value: &str) {
     // Writing to a string cannot fail.
-    let _ = writeln!(text, "{:LABEL$}{value}", format!("{label}:"));
+    let _ = writeln!(text, "{:LABEL$}{value}", format!("{label}: "));
 }
 
 /// `fabrics_id` becomes `Fabrics id`.
@@ -228,4 +228,19 @@ fn counters(answer: &DynamicMessage) -> String {
         }
     }
     table.text()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::line;
+
+    #[test]
+    fn a_label_never_touches_its_value() {
+        let mut text = String::new();
+        line(&mut text, "Name", "x");
+        line(&mut text, "A label that is longer than its column", "x");
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "Name:               x");
+        assert!(lines[1].ends_with(": x"), "{text}");
+    }
 }

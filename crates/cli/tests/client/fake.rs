@@ -27,6 +27,8 @@ const PAGE: usize = 2;
 
 /// The one address at which something is discovered.
 pub(crate) const ARRAY: &str = "192.0.2.7";
+/// Where there is no drive.
+pub(crate) const NO_DRIVE: &str = "0000:99:00.0";
 
 /// What the server keeps, and the methods that were called.
 #[derive(Default)]
@@ -138,6 +140,10 @@ fn answer(
         Verb::Create => {
             let field = method.fields.resource.as_ref().unwrap();
             let mut resource = request.get_field(field).as_message().unwrap().clone();
+            let address = resource.get_field_by_name("traddr");
+            if address.is_some_and(|a| a.as_str() == Some(NO_DRIVE)) {
+                return Err(Status::not_found("there is no such device"));
+            }
             let parent = text(request, method.fields.parent.as_ref());
             let slash = if parent.is_empty() { "" } else { "/" };
             let id = match text(request, method.fields.id.as_ref()) {

@@ -1,6 +1,6 @@
 //! What the verbs ask the server for, and what they say.
 
-use crate::fake::Fake;
+use crate::fake::{Fake, NO_DRIVE};
 
 #[test]
 fn a_volume_is_created_shown_changed_and_deleted() {
@@ -414,4 +414,14 @@ fn one_command_connects_an_array_and_the_same_with_another_address_adds_a_path()
     let (code, why) = fake.opi("disconnect array").unwrap_err();
     assert!(code == 1 && why.contains("array"), "{why}");
     assert_eq!(fake.opi("disconnect").unwrap_err().0, 2);
+}
+
+#[test]
+fn a_connect_that_is_refused_leaves_no_controller_behind() {
+    let fake = Fake::start();
+    let refused = fake.opi(&format!("connect -t pcie -a {NO_DRIVE}"));
+    let (code, why) = refused.unwrap_err();
+    assert!(code == 1 && why.contains("no such device"), "{why}");
+    let left = fake.opi("list nvme-remote-controllers -o name").unwrap();
+    assert_eq!(left, "");
 }
