@@ -4,7 +4,7 @@ use super::NQN;
 use super::array::{Array, BLOCK, BLOCKS, ConnKey, Lie};
 use super::check::History;
 use super::dice::Dice;
-use crate::nvme::association::{Loss, Names, Times};
+use crate::nvme::association::{Loss, Names, Times, rank};
 use crate::nvme::path::Path;
 use crate::nvme::rail::{ConnId, Rail, Report, Ticket, Wish};
 use crate::nvme::routes::{Handle, PathId, Policy};
@@ -128,12 +128,8 @@ impl World {
             queues: 1,
             depth: 1 + dice.below(8) as u16,
         };
-        let policies = [Policy::Failover, Policy::LeastDepth];
-        let drawn = policies[dice.below(2) as usize];
-        let policy = match seed % 4 {
-            3 => Policy::RoundRobin,
-            _ => drawn,
-        };
+        let policies = [Policy::Failover, Policy::LeastDepth, Policy::RoundRobin];
+        let policy = policies[dice.below(3) as usize];
         let mut table = Table::new(policy, times);
         let mut paths = Vec::new();
         for path in 0..PATHS {
@@ -254,7 +250,11 @@ impl World {
                     AnaState::Inaccessible,
                     AnaState::Change,
                 ];
-                let state = if calm { 0 } else { self.dice.below(4) as usize };
+                // All paths out of reach for longer than I/O waits would rightly fail it.
+                let serves = |state: &AnaState| rank(*state).is_some();
+                let spared = self.array.ana.iter().any(serves);
+                let drawn = self.dice.below(4) as usize;
+                let state = if calm || !spared { 0 } else { drawn };
                 self.array.set_ana(path, states[state]);
             }
             7 => {
