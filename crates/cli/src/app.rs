@@ -4,7 +4,6 @@ use api::comments;
 use api::kinds::{self, Kind, Verb};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, ValueHint, value_parser};
 use std::cell::RefCell;
-use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -15,7 +14,7 @@ use crate::{discovery, flags, pages, verbs, words};
 use api::units;
 
 /// The verbs whose next word is a kind of resource.
-const RESOURCE_VERBS: [&str; 9] = [
+pub(crate) const RESOURCE_VERBS: [&str; 9] = [
     "create", "get", "list", "update", "delete", "stats", "describe", "reset", "settings",
 ];
 
@@ -296,7 +295,7 @@ fn switch(name: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue)
 }
 
-fn filename_arg() -> Arg {
+pub(crate) fn filename_arg() -> Arg {
     Arg::new("filename")
         .short('f')
         .long("filename")
@@ -306,7 +305,7 @@ fn filename_arg() -> Arg {
         .help("YAML or JSON file; - is the standard input; may be given more than once")
 }
 
-fn output_arg() -> Arg {
+pub(crate) fn output_arg() -> Arg {
     Arg::new("output")
         .short('o')
         .long("output")
@@ -316,7 +315,7 @@ fn output_arg() -> Arg {
         .help("How to show the result")
 }
 
-fn connection_args() -> Vec<Arg> {
+pub(crate) fn connection_args() -> Vec<Arg> {
     let heading = "Connection";
     let file = |name: &'static str, help: &'static str| {
         Arg::new(name)
@@ -466,57 +465,6 @@ fn disconnect_command() -> Command {
         .group(tls_group())
 }
 
-/// Brings the word after a verb into its one spelling, and takes `kind/name` apart, so that clap
-/// finds its command.
-///
-/// # Errors
-/// The word means no kind of resource.
-pub fn rewrite(mut args: Vec<OsString>) -> Result<Vec<OsString>> {
-    let is_verb = |arg: &OsString| arg.to_str().is_some_and(|a| RESOURCE_VERBS.contains(&a));
-    if !args.get(1).is_some_and(is_verb) {
-        return Ok(args);
-    }
-    let verb = args[1].to_str().unwrap_or_default().to_owned();
-    let takes_value = |flag: &str| {
-        let mut all = connection_args();
-        all.extend([output_arg(), filename_arg()]);
-        all.iter().any(|a| {
-            let long = a.get_long().is_some_and(|l| flag == format!("--{l}"));
-            long || a.get_short().is_some_and(|s| flag == format!("-{s}"))
-        })
-    };
-    let mut at = 2;
-    while let Some(arg) = args.get(at).and_then(|a| a.to_str()) {
-        if !arg.starts_with('-') {
-            break;
-        }
-        at += if takes_value(arg) { 2 } else { 1 };
-    }
-    let Some(word) = args.get(at).and_then(|a| a.to_str()).map(str::to_owned) else {
-        return Ok(args);
-    };
-    let special = match verb.as_str() {
-        "get" => word == words::ALL || word == verbs::INVENTORY,
-        "list" => word == words::ALL,
-        _ => false,
-    };
-    if special || word == "help" {
-        return Ok(args);
-    }
-    // Settings may be named as well as what they belong to.
-    let word = match verb.as_str() {
-        "settings" => word.strip_suffix("/settings").unwrap_or(&word),
-        _ => &word,
-    };
-    match words::split_name(word) {
-        Some((kind, name)) => {
-            args.splice(at..=at, [words::word(kind).into(), name.into()]);
-        }
-        None => args[at] = words::word(words::resolve(word)?).into(),
-    }
-    Ok(args)
-}
-
 /// Runs one of [`commands`]. `root` is the whole program, for its manual and
 /// completions; the result goes to `out`.
 ///
@@ -591,55 +539,16 @@ fn target(matches: &ArgMatches) -> Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rewrite;
+    use std::ffi::OsString;
 
     fn root() -> Command {
         Command::new("opi").subcommands(commands())
     }
 
-    fn rewritten(line: &str) -> Result<String> {
-        let args = line.split(' ').map(OsString::from).collect();
-        let args: Vec<String> = rewrite(args)?
-            .into_iter()
-            .map(|a| a.into_string().unwrap())
-            .collect();
-        Ok(args.join(" "))
-    }
-
     #[test]
     fn the_command_tree_is_sound() {
         root().debug_assert();
-    }
-
-    #[test]
-    fn resource_words_find_their_command() {
-        let cases = [
-            ("opi get mallocVolumes", "opi get malloc-volume"),
-            (
-                "opi get -o json malloc/m0",
-                "opi get -o json malloc-volume m0",
-            ),
-            (
-                "opi get --addr x:1 malloc m0",
-                "opi get --addr x:1 malloc-volume m0",
-            ),
-            (
-                "opi delete nvmeSubsystems/s",
-                "opi delete nvme-subsystem nvmeSubsystems/s",
-            ),
-            (
-                "opi settings nvmeRemoteControllers/r/settings",
-                "opi settings nvme-remote-controller nvmeRemoteControllers/r",
-            ),
-            ("opi get all", "opi get all"),
-            ("opi delete -f a.yaml", "opi delete -f a.yaml"),
-            ("opi top malloc", "opi top malloc"),
-            ("opi create --help", "opi create --help"),
-            ("opi serve x", "opi serve x"),
-        ];
-        for (given, wanted) in cases {
-            assert_eq!(rewritten(given).unwrap(), wanted);
-        }
-        assert_eq!(rewritten("opi get bananas").unwrap_err().exit_code(), 2);
     }
 
     #[test]

@@ -8,9 +8,11 @@ mod failure;
 mod flags;
 mod output;
 mod pages;
+mod rewrite;
 mod verbs;
 mod words;
 
-pub use app::{commands, rewrite, run};
+pub use app::{commands, run};
 pub use failure::Failure;
 pub use pages::usage_line;
+pub use rewrite::rewrite;
