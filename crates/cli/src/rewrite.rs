@@ -12,19 +12,12 @@ use crate::{verbs, words};
 /// # Errors
 /// The word means no kind of resource.
 pub fn rewrite(mut args: Vec<OsString>) -> Result<Vec<OsString>> {
+    flags_behind_verb(&mut args);
     let is_verb = |arg: &OsString| arg.to_str().is_some_and(|a| RESOURCE_VERBS.contains(&a));
     if !args.get(1).is_some_and(is_verb) {
         return Ok(args);
     }
     let verb = args[1].to_str().unwrap_or_default().to_owned();
-    let takes_value = |flag: &str| {
-        let mut all = connection_args();
-        all.extend([output_arg(), filename_arg()]);
-        all.iter().any(|a| {
-            let long = a.get_long().is_some_and(|l| flag == format!("--{l}"));
-            long || a.get_short().is_some_and(|s| flag == format!("-{s}"))
-        })
-    };
     let mut at = 2;
     while let Some(arg) = args.get(at).and_then(|a| a.to_str()) {
         if !arg.starts_with('-') {
@@ -55,6 +48,32 @@ pub fn rewrite(mut args: Vec<OsString>) -> Result<Vec<OsString>> {
         None => args[at] = words::word(words::resolve(word)?).into(),
     }
     Ok(args)
+}
+
+/// Whether a flag of every verb stands here that has its value in the next word.
+fn takes_value(flag: &str) -> bool {
+    let mut all = connection_args();
+    all.extend([output_arg(), filename_arg()]);
+    all.iter().any(|a| {
+        let long = a.get_long().is_some_and(|l| flag == format!("--{l}"));
+        long || a.get_short().is_some_and(|s| flag == format!("-{s}"))
+    })
+}
+
+/// Moves flags that stand before the verb behind it, as in `opi --addr host:50051 list ...`.
+fn flags_behind_verb(args: &mut [OsString]) {
+    let word = |at: usize| args.get(at).and_then(|a| a.to_str());
+    let mut verb = 1;
+    while let Some(flag) = word(verb).filter(|a| a.starts_with('-')) {
+        match flag.split_once('=') {
+            Some((name, _)) if takes_value(name) => verb += 1,
+            None if takes_value(flag) => verb += 2,
+            _ => return,
+        }
+    }
+    if verb < args.len() {
+        args[1..=verb].rotate_right(1);
+    }
 }
 
 #[cfg(test)]
@@ -90,6 +109,16 @@ mod tests {
                 "opi settings nvmeRemoteControllers/r/settings",
                 "opi settings nvme-remote-controller nvmeRemoteControllers/r",
             ),
+            (
+                "opi --addr x:1 get malloc m0",
+                "opi get --addr x:1 malloc-volume m0",
+            ),
+            (
+                "opi -o json --addr=x:1 list all",
+                "opi list -o json --addr=x:1 all",
+            ),
+            ("opi --addr", "opi --addr"),
+            ("opi --version", "opi --version"),
             ("opi get all", "opi get all"),
             ("opi delete -f a.yaml", "opi delete -f a.yaml"),
             ("opi top malloc", "opi top malloc"),
