@@ -491,7 +491,7 @@ impl Rail {
     /// As for [`Rail::completed`].
     fn answered(&mut self, at: usize, sent: Sent, done: Completed, now: Nanos) -> Result<(), Loss> {
         let (piece, means, took) = (sent.piece, sent.means, now.since(sent.at));
-        let (counters, path) = (self.conns[at].counters.clone(), self.conns[at].id.path);
+        let (counters, path) = (&self.conns[at].counters, self.conns[at].id.path);
         let parent = &mut self.parents[piece.parent];
         let (op, handle) = (parent.io.op, parent.ticket.handle);
         let status = done.cqe.status();
