@@ -109,7 +109,8 @@ impl Conn {
     pub(super) fn connected(&mut self) {
         self.state = State::Ready;
         if let Some(link) = &mut self.link {
-            // Connect has its data in the capsule whatever IOCCSZ says (NVMe TCP 1.1, 3.3.2.1).
+            // IOCCSZ is about I/O. Until here the data of Connect went in the capsule whatever it
+            // says, as Linux hosts send it.
             let bytes = self.association.in_capsule_bytes;
             link.host.set_in_capsule_bytes(bytes);
         }
